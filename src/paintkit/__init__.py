@@ -1,0 +1,97 @@
+"""Resilience and performance primitives for database-backed Python applications, as typed decorators that compose.
+
+Everything here is loaded when it is first used: `import paintkit` by itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paintkit import backoff as backoff
+    from paintkit.ambient import remaining as remaining
+    from paintkit.batching import RequestBatcher as RequestBatcher
+    from paintkit.cache.manager import CacheManager as CacheManager
+    from paintkit.components import ComponentManager as ComponentManager
+    from paintkit.errors import (
+        BatcherClosedError as BatcherClosedError,
+        BatchReplyError as BatchReplyError,
+        BulkheadFullError as BulkheadFullError,
+        CallTimeoutError as CallTimeoutError,
+        CircuitOpenError as CircuitOpenError,
+        CommitOutcomeUnknownError as CommitOutcomeUnknownError,
+        ComponentCycleError as ComponentCycleError,
+        DeadlineExceededError as DeadlineExceededError,
+        NoUnitOfWorkError as NoUnitOfWorkError,
+        PaintkitError as PaintkitError,
+        PoolTimeoutError as PoolTimeoutError,
+        QueryGuardError as QueryGuardError,
+        RateLimitedError as RateLimitedError,
+        RejectedError as RejectedError,
+        UnexpectedRollbackError as UnexpectedRollbackError,
+        UnknownComponentError as UnknownComponentError,
+    )
+    from paintkit.events.bus import EventBus as EventBus
+    from paintkit.machines.breaker import CircuitState as CircuitState
+    from paintkit.monitor.performance import PerformanceMonitor as PerformanceMonitor
+    from paintkit.observations import Observation as Observation
+    from paintkit.observations import observe as observe
+    from paintkit.policies._circuit_breaker import circuit_breaker as circuit_breaker
+    from paintkit.policies._retry import retry as retry
+    from paintkit.recovery import ErrorRecoveryManager as ErrorRecoveryManager
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CacheManager": "cache.manager",
+    "CircuitState": "machines.breaker",
+    "ComponentManager": "components",
+    "ErrorRecoveryManager": "recovery",
+    "EventBus": "events.bus",
+    "Observation": "observations",
+    "PerformanceMonitor": "monitor.performance",
+    "RequestBatcher": "batching",
+    "circuit_breaker": "policies._circuit_breaker",
+    "observe": "observations",
+    "remaining": "ambient",
+    "retry": "policies._retry",
+} | dict.fromkeys(
+    (
+        "BatchReplyError",
+        "BatcherClosedError",
+        "BulkheadFullError",
+        "CallTimeoutError",
+        "CircuitOpenError",
+        "CommitOutcomeUnknownError",
+        "ComponentCycleError",
+        "DeadlineExceededError",
+        "NoUnitOfWorkError",
+        "PaintkitError",
+        "PoolTimeoutError",
+        "QueryGuardError",
+        "RateLimitedError",
+        "RejectedError",
+        "UnexpectedRollbackError",
+        "UnknownComponentError",
+    ),
+    "errors",
+)
+
+__all__ = sorted([*_HOMES, "__version__", "backoff"])  # noqa: PLE0605 - a list, as it has to be
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "backoff":
+        return import_module("paintkit.backoff")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'paintkit' has no attribute {name!r}")
+    value = getattr(import_module(f"paintkit.{home}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

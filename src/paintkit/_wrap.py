@@ -1,0 +1,267 @@
+"""The only place that wraps a function: one generated wrapper, of the function's own signature.
+
+A wrapper that takes `*args, **kwargs` spends most of its time packing and unpacking them. A wrapper with the function's
+own parameters does not, and it answers a wrong call with the function's own `TypeError`. So each wrapper is compiled
+from a template: a few lines of body in which only parameter names are filled in. Values (the function, defaults,
+helpers) go in by reference, as globals of the wrapper. Every name that is not a parameter gets a prefix that no
+parameter starts with. The source is in `linecache`, so tracebacks and debuggers show it.
+
+A template is the body of the wrapper, with these placeholders:
+
+- `$call`: the call of the protected function with the wrapper's arguments (`fn(a, b=b, *args)`), not awaited;
+- `$later`: the same call as a `functools.partial`, to be made out of line;
+- `$arguments`: the arguments alone, as they stand between the parentheses of a call;
+- `$anything_else`: a helper or a local variable, made unique.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from paintkit.typing import AnyCallable, P, R
+
+__all__ = ["Colour", "Policy", "Templates", "colour_of", "name_of", "wrap"]
+
+# The flags of code objects that matter here, spelled out because importing `inspect` costs more than all of paintkit.
+_VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
+
+
+class Colour(enum.Enum):
+    """What calling a function gives: a result, an awaitable, or an iterator."""
+
+    BLOCKING = "blocking"
+    ASYNCIO = "asyncio"
+    GENERATOR = "generator"
+    ASYNC_GENERATOR = "async generator"
+
+
+class Templates(NamedTuple):
+    """The bodies of a policy's wrappers, by colour; `None` where the policy refuses that colour.
+
+    Attributes:
+        name: What the wrapper is called in tracebacks.
+        blocking: For `def`.
+        asyncio: For `async def`.
+    """
+
+    name: str
+    blocking: str | None
+    asyncio: str | None
+
+
+class Policy:
+    """The shape that all policies share: a decorator, and a way to protect a single call.
+
+    A subclass gives `_templates` and `_helpers` (the objects that its templates name).
+    """
+
+    _templates: Templates
+    _bound: Callable[..., Any] | None = None
+    _abound: Callable[..., Any] | None = None
+
+    #: The label of the policy, in errors, observations and statistics.
+    name: str
+
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, R]:
+        """Return `fn` protected by this policy, with the same signature.
+
+        Args:
+            fn: A function, method, or callable object, `def` or `async def`.
+
+        Raises:
+            TypeError: `fn` cannot be protected by this policy.
+        """
+        return wrap(fn, self._templates, self._helpers())
+
+    def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `fn(*args, **kwargs)` under this policy."""
+        if self._bound is None:
+            self._bound = self(_call)
+        return cast("R", self._bound(fn, *args, **kwargs))
+
+    async def acall(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Await `fn(*args, **kwargs)` under this policy."""
+        if self._abound is None:
+            self._abound = self(_acall)
+        return await self._abound(fn, *args, **kwargs)
+
+    def _helpers(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+
+def _call(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
+    return fn(*args, **kwargs)
+
+
+async def _acall(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
+    return await fn(*args, **kwargs)
+
+
+def wrap(fn: Callable[P, R], templates: Templates, helpers: Mapping[str, Any]) -> Callable[P, R]:
+    """Return a function with the signature of `fn` whose body is the template of its colour.
+
+    Args:
+        fn: What to protect.
+        templates: The bodies; see the module's docstring.
+        helpers: The objects that the templates name, by placeholder.
+
+    Raises:
+        TypeError: `fn` cannot be called, or has a colour without a template.
+    """
+    colour = colour_of(fn)
+    body = {Colour.BLOCKING: templates.blocking, Colour.ASYNCIO: templates.asyncio}.get(colour)
+    if body is None:
+        raise TypeError(f"{templates.name} cannot protect {name_of(fn)}: it is a {colour.value} function")
+    parameters = _Parameters.of(fn)
+    prefix = _unused_prefix(parameters.names)
+    lead = "async def" if colour is Colour.ASYNCIO else "def"
+    source = _expand(f"{lead} {templates.name}({parameters.declaration}):\n{body}", parameters, prefix)
+    namespace = {prefix + name: helper for name, helper in helpers.items()}
+    namespace[f"{prefix}fn"] = fn
+    namespace[f"{prefix}partial"] = functools.partial
+    wrapper = _function(source, templates.name, namespace)
+    return cast("Callable[P, R]", _dress(wrapper, fn))
+
+
+def colour_of(fn: object) -> Colour:
+    """Tell what calling `fn` gives.
+
+    Raises:
+        TypeError: `fn` cannot be called, or is an object whose kind of call cannot be known.
+    """
+    if isinstance(fn, classmethod):
+        raise TypeError("put the policy under @classmethod, not above it: a classmethod object cannot be called")
+    if not callable(fn):
+        raise TypeError(f"only callables can be protected, not {fn!r} ({type(fn).__name__})")
+    code = _code_of(fn)
+    flags = 0 if code is None else code.co_flags
+    if flags & _COROUTINE or _is_marked(fn):
+        return Colour.ASYNCIO
+    if flags & _ASYNC_GENERATOR:
+        return Colour.ASYNC_GENERATOR
+    return Colour.GENERATOR if flags & _GENERATOR else Colour.BLOCKING
+
+
+def name_of(fn: object) -> str:
+    """Return the module and the qualified name of `fn`, the default name of its policies."""
+    inner = _innermost(fn)
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    module = getattr(inner, "__module__", None) or type(inner).__module__
+    return f"{module}.{name}"
+
+
+def _innermost(fn: object) -> object:
+    """Look through `partial`, bound methods and static methods: they say nothing of their own about the call."""
+    while True:
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif isinstance(fn, staticmethod) or (hasattr(fn, "__self__") and hasattr(fn, "__func__")):
+            fn = fn.__func__
+        else:
+            return fn
+
+
+def _code_of(fn: object) -> CodeType | None:
+    inner = _innermost(fn)
+    if isinstance(inner, type):
+        return None  # calling a class gives an instance, whatever its `__call__` is
+    code = getattr(inner, "__code__", None)
+    return code or getattr(_innermost(getattr(type(inner), "__call__", None)), "__code__", None)
+
+
+def _is_marked(fn: object) -> bool:
+    """Whether `inspect.markcoroutinefunction` or asyncio has marked a plain function as returning a coroutine."""
+    inner = _innermost(fn)
+    return bool(getattr(inner, "_is_coroutine_mark", None) or getattr(inner, "_is_coroutine", None))
+
+
+class _Parameters(NamedTuple):
+    """The parameters of a wrapper, as source text."""
+
+    names: tuple[str, ...]
+    declaration: str
+    arguments: str
+
+    @classmethod
+    def of(cls, fn: object) -> _Parameters:
+        """Read them from the code object; anything but a plain Python function takes `*args, **kwargs`."""
+        code: CodeType | None = getattr(fn, "__code__", None)
+        if code is None or not hasattr(fn, "__kwdefaults__"):
+            return cls(("args", "kwargs"), "*args, **kwargs", "*args, **kwargs")
+        names = code.co_varnames[: _parameter_count(code)]
+        positional, rest = names[: code.co_argcount], list(names[code.co_argcount :])
+        keywords, rest = rest[: code.co_kwonlyargcount], rest[code.co_kwonlyargcount :]
+        declared, passed = list(positional), list(positional)
+        if code.co_posonlyargcount:
+            declared.insert(code.co_posonlyargcount, "/")
+        if code.co_flags & _VARARGS:
+            star = "*" + rest.pop(0)
+            declared.append(star)
+            passed.append(star)
+        elif keywords:
+            declared.append("*")
+        declared += keywords
+        passed += [f"{name}={name}" for name in keywords]
+        if code.co_flags & _VARKEYWORDS:
+            star = "**" + rest.pop(0)
+            declared.append(star)
+            passed.append(star)
+        return cls(names, ", ".join(declared), ", ".join(passed))
+
+
+def _parameter_count(code: CodeType) -> int:
+    stars = bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
+    return code.co_argcount + code.co_kwonlyargcount + stars
+
+
+def _unused_prefix(names: tuple[str, ...]) -> str:
+    prefix = "_p_"
+    while any(name.startswith(prefix) for name in names):
+        prefix += "_"
+    return prefix
+
+
+def _expand(template: str, parameters: _Parameters, prefix: str) -> str:
+    call = f"{prefix}fn({parameters.arguments})"
+    later = f"{prefix}partial({', '.join(filter(None, (prefix + 'fn', parameters.arguments)))})"
+    texts = {"call": call, "later": later, "arguments": parameters.arguments}
+    return re.sub(r"\$(\w+)", lambda found: texts.get(found[1], prefix + found[1]), template)
+
+
+# Compiled by source text: as many as there are different signatures in a program, however often it decorates.
+_compiled: dict[str, CodeType] = {}
+_compiling = threading.Lock()
+
+
+def _function(source: str, name: str, namespace: dict[str, Any]) -> AnyCallable:
+    exec(_compile(source, name), namespace)  # noqa: S102 - our own template; only parameter names enter the text
+    return cast("AnyCallable", namespace.pop(name))
+
+
+def _compile(source: str, name: str) -> CodeType:
+    code = _compiled.get(source)
+    if code is None:
+        import linecache
+
+        with _compiling:
+            filename = f"<paintkit {name} {len(_compiled)}>"
+            code = _compiled.setdefault(source, compile(source, filename, "exec"))
+            linecache.cache[code.co_filename] = (len(source), None, source.splitlines(keepends=True), code.co_filename)
+    return code
+
+
+def _dress(wrapper: AnyCallable, fn: object) -> AnyCallable:
+    functools.update_wrapper(wrapper, cast("AnyCallable", fn))
+    if hasattr(fn, "__kwdefaults__"):
+        # The same objects by reference: no default value ever enters the source.
+        wrapper.__defaults__ = fn.__defaults__  # type: ignore[attr-defined]  # a plain function, as found above
+        wrapper.__kwdefaults__ = fn.__kwdefaults__  # type: ignore[attr-defined]
+    return wrapper

@@ -1,0 +1,90 @@
+"""What a call finds around itself: the deadline it has to meet and the unit of work it runs in.
+
+Both travel in context variables, so that they follow a call into tasks and copied contexts and end with their block.
+Lower layers fill them (`deadline`, `paintkit.sqlalchemy`); cache, events and retry read them without knowing who did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from contextvars import Context, ContextVar, copy_context
+from typing import Protocol
+
+from paintkit import clock
+
+__all__ = ["UnitOfWork", "deadline", "detached", "process", "remaining", "unit_of_work"]
+
+
+class UnitOfWork(Protocol):
+    """An open unit of work, as far as its surroundings need to know it."""
+
+    @property
+    def wrote(self) -> bool:
+        """Whether anything was written in it so far."""
+        ...
+
+    @property
+    def began(self) -> int:
+        """The value of `process.epoch` when it was opened."""
+        ...
+
+    def defer(self, action: Callable[[], object], /) -> None:
+        """Run `action` after the real COMMIT; forget it if the unit, or its savepoint, is rolled back."""
+        ...
+
+    def mark_dirty(self, tags: Iterable[Hashable], /) -> None:
+        """Note that cached values under these tags are out of date for this unit, until it ends."""
+        ...
+
+    def is_dirty(self, tags: Iterable[Hashable], /) -> bool:
+        """Whether one of these tags was marked."""
+        ...
+
+    def is_doomed(self) -> bool:
+        """Whether the unit can only be rolled back."""
+        ...
+
+
+#: When the work around us has to be done: an instant of `clock.now()`, or `None`.
+deadline: ContextVar[float | None] = ContextVar("paintkit.deadline", default=None)
+
+#: The innermost open unit of work, or `None`.
+unit_of_work: ContextVar[UnitOfWork | None] = ContextVar("paintkit.unit_of_work", default=None)
+
+
+class _Process:
+    """Counters that all units of work and caches of this process share.
+
+    A context variable is too slow to read on every cache hit; these are plain attributes. They change under the lock of
+    whoever changes them and are read without one.
+    """
+
+    __slots__ = ("dirty_units", "epoch")
+
+    def __init__(self) -> None:
+        #: Grows with every invalidation that takes effect in any cache.
+        self.epoch = 0
+        #: How many open units of work have marked something dirty; 0 spares every cache hit the question.
+        self.dirty_units = 0
+
+
+process = _Process()
+
+
+def remaining() -> float | None:
+    """Return the seconds left until the ambient deadline (negative when it is over), or `None` without one.
+
+    Example:
+        >>> remaining() is None
+        True
+    """
+    due = deadline.get()
+    return None if due is None else due - clock.now()
+
+
+def detached() -> Context:
+    """Return a copy of the current context without deadline and unit of work, for work that outlives its caller."""
+    context = copy_context()
+    context.run(deadline.set, None)
+    context.run(unit_of_work.set, None)
+    return context

@@ -1,0 +1,139 @@
+"""Every error that paintkit raises by itself, drawn as one tree.
+
+```
+PaintkitError
+├── RejectedError                    your call never ran
+│   ├── CircuitOpenError             the circuit breaker is open
+│   ├── BulkheadFullError            no permit was free
+│   └── RateLimitedError             the limit is used up
+├── DeadlineExceededError            (TimeoutError) the ambient deadline is over
+├── CallTimeoutError                 (TimeoutError) a timeout of ours ended the call
+├── PoolTimeoutError                 (TimeoutError) no database connection became free
+├── NoUnitOfWorkError                (RuntimeError) a session was asked for outside a unit of work
+├── UnexpectedRollbackError          a joined unit of work failed and its failure was swallowed
+├── CommitOutcomeUnknownError        the connection was lost during COMMIT
+├── QueryGuardError                  more statements ran than a guard allows
+├── BatcherClosedError               (RuntimeError) a request came after `close()`
+├── BatchReplyError                  a batch function broke its contract
+├── UnknownComponentError            (LookupError) no component has that name
+└── ComponentCycleError              (RuntimeError) components need each other in a circle
+```
+
+Mistakes in a call to paintkit are `TypeError` (wrong kind) or `ValueError` (wrong value), raised at decoration or
+construction. The errors of protected functions are never wrapped.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BatchReplyError",
+    "BatcherClosedError",
+    "BulkheadFullError",
+    "CallTimeoutError",
+    "CircuitOpenError",
+    "CommitOutcomeUnknownError",
+    "ComponentCycleError",
+    "DeadlineExceededError",
+    "NoUnitOfWorkError",
+    "PaintkitError",
+    "PoolTimeoutError",
+    "QueryGuardError",
+    "RateLimitedError",
+    "RejectedError",
+    "UnexpectedRollbackError",
+    "UnknownComponentError",
+]
+
+
+class PaintkitError(Exception):
+    """The root of all errors that paintkit raises by itself."""
+
+
+class RejectedError(PaintkitError):
+    """A policy refused the call: the protected function never ran.
+
+    Args:
+        policy: The name of the policy that refused.
+        retry_after: Seconds until a new call has a chance, or `None` if that cannot be known.
+        detail: What the policy knows beyond that, as text.
+    """
+
+    _because = "refused the call"
+
+    def __init__(self, policy: str, retry_after: float | None = None, detail: str = "") -> None:
+        #: The name of the policy that refused.
+        self.policy = policy
+        #: Seconds (>= 0) until a new call has a chance, or `None`.
+        self.retry_after = retry_after
+        #: Further evidence as text; never a live exception, which would keep its frames alive.
+        self.detail = detail
+        # The arguments, not the sentence: an error must survive pickling between processes.
+        super().__init__(policy, retry_after, detail)
+
+    def __str__(self) -> str:
+        sentence = f"{self.policy!r} {self._because}"
+        if self.retry_after is not None:
+            sentence += f"; retry after {self.retry_after:.3g} s"
+        return f"{sentence} ({self.detail})" if self.detail else sentence
+
+
+class CircuitOpenError(RejectedError):
+    """The circuit breaker is open, or all its probe permits are taken."""
+
+    _because = "is open: calls are refused until it recovers"
+
+
+class BulkheadFullError(RejectedError):
+    """All permits of a bulkhead are taken and none became free in time."""
+
+    _because = "is full: all its permits are taken"
+
+
+class RateLimitedError(RejectedError):
+    """A rate limit is used up and waiting was not allowed or could not help."""
+
+    _because = "is used up: the rate limit is reached"
+
+
+class DeadlineExceededError(PaintkitError, TimeoutError):
+    """The ambient deadline was over before paintkit started an attempt or a wait."""
+
+
+class CallTimeoutError(PaintkitError, TimeoutError):
+    """A `timeout` policy ended the call; the callee's own `TimeoutError` passes unchanged."""
+
+
+class PoolTimeoutError(PaintkitError, TimeoutError):
+    """No database connection became free within the pool's timeout."""
+
+
+class NoUnitOfWorkError(PaintkitError, RuntimeError):
+    """A session was asked for where no unit of work is open."""
+
+
+class UnexpectedRollbackError(PaintkitError):
+    """An inner boundary failed, the failure was swallowed, and the unit of work was rolled back."""
+
+
+class CommitOutcomeUnknownError(PaintkitError):
+    """The connection was lost during COMMIT: the work may or may not be stored."""
+
+
+class QueryGuardError(PaintkitError):
+    """More statements ran than a query guard allows."""
+
+
+class BatcherClosedError(PaintkitError, RuntimeError):
+    """A request reached a `RequestBatcher` after `close()`."""
+
+
+class BatchReplyError(PaintkitError):
+    """A batch function replied with something other than one result for each request."""
+
+
+class UnknownComponentError(PaintkitError, LookupError):
+    """No component is registered under that name."""
+
+
+class ComponentCycleError(PaintkitError, RuntimeError):
+    """Components need each other in a circle; the message shows the path."""
