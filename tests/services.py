@@ -1,0 +1,84 @@
+"""The services that some tests talk to: skipped where they are absent, failed where they are required.
+
+`PAINTKIT_REQUIRE=postgres,redis` names those whose absence is a failure. Each place can be set by its own variable.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Service(NamedTuple):
+    """Where a service is expected, and how to find out whether it answers."""
+
+    variable: str
+    default: str
+    probe: Callable[[str], None]
+
+
+def place(name: str) -> str:
+    """Return the URL or path of a service that answers; else skip the test, or fail it if CI requires the service."""
+    service = SERVICES[name]
+    address = os.environ.get(service.variable, service.default)
+    problem = _problem(name, address)
+    if problem is None:
+        return address
+    reason = f"{name} is not to be had at {address} ({problem}); {service.variable} names another place"
+    if name in required():
+        pytest.fail(f"required by PAINTKIT_REQUIRE, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def required() -> frozenset[str]:
+    """Return the services named by PAINTKIT_REQUIRE; a name that nobody knows is an error."""
+    names = frozenset(filter(None, map(str.strip, os.environ.get("PAINTKIT_REQUIRE", "").split(","))))
+    if unknown := names - SERVICES.keys():
+        raise pytest.UsageError(f"PAINTKIT_REQUIRE names {sorted(unknown)}; there are {sorted(SERVICES)}")
+    return names
+
+
+@cache
+def _problem(name: str, address: str) -> str | None:
+    try:
+        SERVICES[name].probe(address)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return None
+
+
+def _connect(address: str) -> None:
+    """Let SQLAlchemy connect once, as the tests will."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(
+        address, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 3}
+    )
+    engine.connect().close()
+
+
+def _ping(address: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(address, socket_connect_timeout=3, socket_timeout=3) as client:
+        client.ping()
+
+
+def _executable(address: str) -> None:
+    if shutil.which(address) is None:
+        raise FileNotFoundError(f"no program {Path(address).name}")
+
+
+SERVICES = {
+    "chromium": Service("PAINTKIT_CHROMIUM", "/usr/bin/chromium", _executable),
+    "mariadb": Service("PAINTKIT_MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/", _connect),
+    "nginx": Service("PAINTKIT_NGINX", "/usr/sbin/nginx", _executable),
+    "postgres": Service(
+        "PAINTKIT_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres", _connect
+    ),
+    "redis": Service("PAINTKIT_REDIS_URL", "redis://127.0.0.1:6379/0", _ping),
+}

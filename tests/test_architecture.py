@@ -1,0 +1,174 @@
+"""The shape of the house: arrows point down, the door is light, and the exported names are pinned."""
+
+import importlib
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paintkit
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "paintkit"
+HEAVY = {
+    "asyncio",
+    "concurrent.futures",
+    "dataclasses",
+    "flask",
+    "hypothesis",
+    "inspect",
+    "logging",
+    "msgspec",
+    "opentelemetry",
+    "prometheus_client",
+    "pytest",
+    "redis",
+    "sqlalchemy",
+    "typing_extensions",
+}
+# Forks for each module, so that each is imported into a process that knows only the front door.
+IMPORT_EACH_FIRST = """
+import importlib, os, sys, types
+import paintkit
+
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            importlib.import_module(name)
+            found = {export for export in paintkit.__all__ if isinstance(getattr(paintkit, export), types.ModuleType)}
+            if found <= {"backoff"}:
+                code = 0
+            else:
+                print(f"after import {name}, these exports are modules: {sorted(found)}", flush=True)
+        except BaseException as error:
+            print(f"import {name} first: {type(error).__name__}: {error}", flush=True)
+        os._exit(code)
+    os.waitpid(child, 0)
+"""
+
+
+def modules(folder: Path = PACKAGE, prefix: str = "paintkit.") -> list[str]:
+    """Return the names of all submodules, found without importing any."""
+    found = []
+    for module in pkgutil.iter_modules([str(folder)], prefix):
+        found.append(module.name)
+        if module.ispkg:
+            found += modules(folder / module.name.rpartition(".")[2], module.name + ".")
+    return found
+
+
+def public_modules() -> list[str]:
+    """Return the modules without an underscore anywhere in their names."""
+    return ["paintkit", *(name for name in modules() if "._" not in name)]
+
+
+def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python on the side and return what it said."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def lint_imports(source: Path) -> subprocess.CompletedProcess[str]:
+    """Check the contracts of pyproject.toml against the package found in `source`."""
+    return run(
+        "-c",
+        "from importlinter.cli import lint_imports_command as main; main()",
+        "--config",
+        str(ROOT / "pyproject.toml"),
+        "--no-cache",
+        "--no-logo",
+        PYTHONPATH=str(source),
+    )
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a fresh interpreter holds after a statement."""
+    done = run("-c", f"import sys\n{statement}\nprint(*sys.modules, sep='\\n')")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_imports_point_down():
+    """Every contract of pyproject.toml holds."""
+    done = lint_imports(ROOT / "src")
+
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        pytest.param("backoff.py", "import paintkit.clock", "Imports point down the layers", id="up"),
+        pytest.param("backoff.py", "from paintkit import retry", "Imports point down the layers", id="door"),
+        pytest.param("attic.py", "", "Imports point down the layers", id="homeless"),
+        pytest.param("machines/attic.py", "import time", "Machines have no clock", id="clock"),
+        pytest.param(
+            "policies/_retry.py", "import paintkit.policies._attic", "Policies do not", id="policies"
+        ),
+        pytest.param("clock.py", "import redis", "An optional dependency lives", id="optional"),
+    ],
+)
+def test_a_turned_arrow_is_noticed(tmp_path: Path, module: str, line: str, contract: str):
+    """Each contract breaks on an import that it forbids."""
+    shutil.copytree(PACKAGE, tmp_path / "paintkit", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "paintkit/policies/_attic.py").touch()
+    with (tmp_path / "paintkit" / module).open("a") as file:
+        file.write(f"\n{line}\n")
+
+    done = lint_imports(tmp_path)
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert any(contract in text and "BROKEN" in text for text in done.stdout.splitlines()), done.stdout
+
+
+def test_the_front_door_is_light():
+    """`import paintkit` loads no optional dependency and nothing that is slow to import."""
+    assert set() == loaded_by("import paintkit") & HEAVY
+
+
+def test_a_heavy_door_is_noticed():
+    """The probe of the law above sees a module that was loaded."""
+    assert {"dataclasses", "inspect"} == loaded_by("import paintkit, dataclasses") & HEAVY
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_every_module_can_be_imported_first():
+    """Any submodule may be the first import of a program, and none takes the place of an export."""
+    done = run("-c", IMPORT_EACH_FIRST, *modules())
+
+    assert (0, "") == (done.returncode, done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize("name", public_modules())
+def test_public_names_are_listed_in_order(name: str):
+    """A public module that defines something lists it in a sorted `__all__`, and every listed name exists."""
+    module = importlib.import_module(name)
+    own = {
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_") and getattr(value, "__module__", None) == name
+    }
+    listed = list(getattr(module, "__all__", []))
+
+    assert sorted(set(listed)) == listed
+    assert [] == [key for key in listed if not hasattr(module, key)]
+    assert set() == own - set(listed)
+
+
+def test_the_exported_names_are_pinned():
+    """What `paintkit` exports changes only together with tests/public_api.txt."""
+    pinned = (ROOT / "tests" / "public_api.txt").read_text().split()
+
+    assert pinned == paintkit.__all__
