@@ -3,11 +3,26 @@
 import re
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import services
 from tests.colours import Colour
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# A browser that talks to nobody but the page under test.
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(params=list(Colour), ids=str)
@@ -57,3 +72,14 @@ def mariadb_url() -> str:
 def chromium() -> str:
     """The path of a Chromium to drive."""
     return services.place("chromium")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator["Browser"]:
+    """A headless Chromium, for modules that run no event loop of their own: its driver runs one in this thread."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=chromium, args=list(QUIET))
+        yield running
+        running.close()
