@@ -15,20 +15,50 @@ if TYPE_CHECKING:
     from paintkit.components import ComponentManager as ComponentManager
     from paintkit.errors import (
         BatcherClosedError as BatcherClosedError,
+    )
+    from paintkit.errors import (
         BatchReplyError as BatchReplyError,
+    )
+    from paintkit.errors import (
         BulkheadFullError as BulkheadFullError,
+    )
+    from paintkit.errors import (
         CallTimeoutError as CallTimeoutError,
+    )
+    from paintkit.errors import (
         CircuitOpenError as CircuitOpenError,
+    )
+    from paintkit.errors import (
         CommitOutcomeUnknownError as CommitOutcomeUnknownError,
+    )
+    from paintkit.errors import (
         ComponentCycleError as ComponentCycleError,
+    )
+    from paintkit.errors import (
         DeadlineExceededError as DeadlineExceededError,
+    )
+    from paintkit.errors import (
         NoUnitOfWorkError as NoUnitOfWorkError,
+    )
+    from paintkit.errors import (
         PaintkitError as PaintkitError,
+    )
+    from paintkit.errors import (
         PoolTimeoutError as PoolTimeoutError,
+    )
+    from paintkit.errors import (
         QueryGuardError as QueryGuardError,
+    )
+    from paintkit.errors import (
         RateLimitedError as RateLimitedError,
+    )
+    from paintkit.errors import (
         RejectedError as RejectedError,
+    )
+    from paintkit.errors import (
         UnexpectedRollbackError as UnexpectedRollbackError,
+    )
+    from paintkit.errors import (
         UnknownComponentError as UnknownComponentError,
     )
     from paintkit.events.bus import EventBus as EventBus

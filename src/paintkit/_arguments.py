@@ -20,7 +20,9 @@ C = TypeVar("C", bound=Callable[..., Any])
 LONGEST = 366 * 86_400.0
 
 
-def number(name: str, value: object, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> float:
+def number(
+    name: str, value: object, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
+) -> float:
     """Return `value` as a finite float with `least <= value <= most` and `value > above`."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {_shown(value)}")
@@ -87,9 +89,11 @@ def callback(name: str, value: C) -> C:
     """Return a plain callable; a coroutine function is refused, for nobody would await it."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {_shown(value)}")
-    code = getattr(value, "__code__", None) or getattr(getattr(value, "__call__", None), "__code__", None)
+    code = getattr(value, "__code__", None) or getattr(type(value).__call__, "__code__", None)
     if code is not None and code.co_flags & 0x280:  # CO_COROUTINE | CO_ASYNC_GENERATOR
-        raise TypeError(f"{name} must be a plain function, not `async def`: nothing would await {_shown(value)}")
+        raise TypeError(
+            f"{name} must be a plain function, not `async def`: nothing would await {_shown(value)}"
+        )
     return value
 
 
@@ -103,7 +107,9 @@ def errors(name: str, value: ErrorMatch) -> Predicate:
     if isinstance(value, tuple):
         return _type_test(name, value)
     if not callable(value):
-        raise TypeError(f"{name} must be an exception type, a tuple of them, or a predicate, not {_shown(value)}")
+        raise TypeError(
+            f"{name} must be an exception type, a tuple of them, or a predicate, not {_shown(value)}"
+        )
     return callback(name, value)
 
 
@@ -114,7 +120,9 @@ def _type_test(name: str, types: tuple[object, ...]) -> Predicate:
         if not (isinstance(item, type) and issubclass(item, BaseException)):
             raise TypeError(f"{name} must hold exception types only, not {_shown(item)}")
         if not issubclass(item, Exception):
-            raise ValueError(f"{name} must not hold {item.__name__}: only subclasses of Exception are ever caught")
+            raise ValueError(
+                f"{name} must not hold {item.__name__}: only subclasses of Exception are ever caught"
+            )
     wanted = cast("tuple[type[Exception], ...]", types)
     return lambda error: isinstance(error, wanted)
 

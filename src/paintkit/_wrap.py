@@ -138,7 +138,9 @@ def colour_of(fn: object) -> Colour:
         TypeError: `fn` cannot be called, or is an object whose kind of call cannot be known.
     """
     if isinstance(fn, classmethod):
-        raise TypeError("put the policy under @classmethod, not above it: a classmethod object cannot be called")
+        raise TypeError(
+            "put the policy under @classmethod, not above it: a classmethod object cannot be called"
+        )
     if not callable(fn):
         raise TypeError(f"only callables can be protected, not {fn!r} ({type(fn).__name__})")
     code = _code_of(fn)
@@ -174,7 +176,7 @@ def _code_of(fn: object) -> CodeType | None:
     if isinstance(inner, type):
         return None  # calling a class gives an instance, whatever its `__call__` is
     code = getattr(inner, "__code__", None)
-    return code or getattr(_innermost(getattr(type(inner), "__call__", None)), "__code__", None)
+    return code or getattr(_innermost(getattr(type(inner), "__call__", None)), "__code__", None)  # noqa: B004 - its code is asked for
 
 
 def _is_marked(fn: object) -> bool:
@@ -254,7 +256,12 @@ def _compile(source: str, name: str) -> CodeType:
         with _compiling:
             filename = f"<paintkit {name} {len(_compiled)}>"
             code = _compiled.setdefault(source, compile(source, filename, "exec"))
-            linecache.cache[code.co_filename] = (len(source), None, source.splitlines(keepends=True), code.co_filename)
+            linecache.cache[code.co_filename] = (
+                len(source),
+                None,
+                source.splitlines(keepends=True),
+                code.co_filename,
+            )
     return code
 
 
@@ -263,5 +270,5 @@ def _dress(wrapper: AnyCallable, fn: object) -> AnyCallable:
     if hasattr(fn, "__kwdefaults__"):
         # The same objects by reference: no default value ever enters the source.
         wrapper.__defaults__ = fn.__defaults__  # type: ignore[attr-defined]  # a plain function, as found above
-        wrapper.__kwdefaults__ = fn.__kwdefaults__  # type: ignore[attr-defined]
+        wrapper.__kwdefaults__ = fn.__kwdefaults__
     return wrapper

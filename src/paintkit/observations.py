@@ -92,8 +92,8 @@ def emit(kind: str, source: str, /, **details: Any) -> None:
     for observer in observers:
         try:
             observer(observation)
-        except Exception:
-            _log_failure(observer)
+        except Exception as error:  # noqa: BLE001 - an observer's mistake is told, and never breaks the observed call
+            _log_failure(observer, error)
 
 
 class _Entry:
@@ -117,7 +117,7 @@ def _replace(change: Callable[[tuple[Observer, ...]], tuple[Observer, ...]]) -> 
         observers = change(observers)
 
 
-def _log_failure(observer: Observer) -> None:
+def _log_failure(observer: Observer, error: Exception) -> None:
     import logging
 
-    logging.getLogger("paintkit.observations").exception("observer %r failed", observer)
+    logging.getLogger("paintkit.observations").error("observer %r failed", observer, exc_info=error)

@@ -1,0 +1,210 @@
+"""Schedules of delays between attempts: how long to wait before each retry.
+
+A schedule is immutable and can be shared by any number of policies; every call draws its own iterator from `delays()`.
+With n = 1 for the first retry, the ceilings are
+
+- constant: `c_n = delay`
+- linear: `c_n = min(cap, start + step * (n - 1))`
+- exponential: `c_n = min(cap, base * factor ** (n - 1))`
+
+kept as a running value, so that nothing overflows at any attempt. Jitter spreads clients that failed together; it is
+applied after the cap, where it must not vanish:
+
+- `"full"`: `U(0, c_n)`, least work for the server (the default of `exponential`)
+- `"equal"`: `c_n / 2 + U(0, c_n / 2)`, never less than half
+- `"additive"`: `c_n + U(0, c_1)`, never less than the ceiling; may exceed the cap by up to `c_1`
+- `"none"`: exactly `c_n`
+
+No delay is ever longer than `LONGEST_DELAY`. The formulas for full and equal jitter are those of the AWS Architecture
+Blog, "Exponential Backoff And Jitter".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast, get_args
+
+from paintkit import _arguments
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from paintkit.typing import Seconds
+
+__all__ = ["LONGEST_DELAY", "Backoff", "Jitter", "Schedule", "constant", "exponential", "linear"]
+
+#: Seconds; the longest delay of any schedule: one day.
+LONGEST_DELAY = 86_400.0
+
+#: How a delay is drawn below, around or above its ceiling.
+Jitter = Literal["full", "equal", "additive", "none"]
+
+
+class Schedule(Protocol):
+    """What a policy needs of a schedule; bring your own if you like."""
+
+    def delays(self) -> Iterator[float]:
+        """Return a fresh iterator of delays in seconds; when it ends, its last delay goes on."""
+        ...
+
+
+class Backoff(NamedTuple):
+    """A schedule made by `constant`, `linear` or `exponential`.
+
+    Attributes:
+        start: The first ceiling, in seconds.
+        factor: What the ceiling is multiplied by after each delay (1.0: not at all).
+        step: What is added to the ceiling after each delay, in seconds.
+        cap: The highest ceiling, in seconds.
+        jitter: How the delay is drawn from the ceiling.
+        rng: The source of randomness, or `None` for one that all schedules share.
+    """
+
+    start: float
+    factor: float
+    step: float
+    cap: float
+    jitter: Jitter
+    rng: Random | None
+
+    def delays(self) -> Iterator[float]:
+        """Yield the delays in seconds, for ever.
+
+        Example:
+            >>> from itertools import islice
+            >>> list(islice(exponential(0.5, cap=3.0, jitter="none").delays(), 4))
+            [0.5, 1.0, 2.0, 3.0]
+        """
+        draw = _DRAWS[self.jitter]
+        ceiling = self.start
+        while True:
+            yield min(draw(self, ceiling), LONGEST_DELAY)
+            ceiling = min(self.cap, ceiling * self.factor + self.step)
+
+    def _random(self) -> float:
+        return (self.rng or shared_rng()).random()
+
+
+_DRAWS: dict[str, Callable[[Backoff, float], float]] = {
+    "full": lambda backoff, ceiling: ceiling * backoff._random(),
+    "equal": lambda backoff, ceiling: ceiling / 2 + ceiling / 2 * backoff._random(),
+    "additive": lambda backoff, ceiling: ceiling + backoff.start * backoff._random(),
+    "none": lambda _backoff, ceiling: ceiling,
+}
+
+
+def constant(delay: Seconds, *, jitter: Jitter = "none", rng: Random | None = None) -> Backoff:
+    """Wait the same time before every retry.
+
+    Args:
+        delay: Seconds (>= 0, at most a day) or a `timedelta`.
+        jitter: See the module's documentation.
+        rng: A `random.Random`, seeded for delays that can be repeated.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> next(constant(0.2).delays())
+        0.2
+    """
+    seconds = _arguments.seconds("delay", delay, zero=True, most=LONGEST_DELAY)
+    return Backoff(seconds, 1.0, 0.0, seconds, _jitter(jitter), _rng(rng))
+
+
+def linear(
+    start: Seconds,
+    *,
+    step: Seconds | None = None,
+    cap: Seconds = 10.0,
+    jitter: Jitter = "none",
+    rng: Random | None = None,
+) -> Backoff:
+    """Wait longer by the same step before every retry.
+
+    Args:
+        start: The first delay, in seconds (> 0) or a `timedelta`.
+        step: What every further delay is longer by, in seconds (>= 0); the same as `start` by default.
+        cap: The longest delay before jitter, in seconds (>= `start`, at most a day).
+        jitter: See the module's documentation.
+        rng: A `random.Random`, seeded for delays that can be repeated.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> from itertools import islice
+        >>> list(islice(linear(1.0, cap=2.5).delays(), 4))
+        [1.0, 2.0, 2.5, 2.5]
+    """
+    first, limit = _first_and_cap("start", start, cap)
+    growth = first if step is None else _arguments.seconds("step", step, zero=True, most=LONGEST_DELAY)
+    return Backoff(first, 1.0, growth, limit, _jitter(jitter), _rng(rng))
+
+
+def exponential(
+    base: Seconds,
+    *,
+    cap: Seconds = 10.0,
+    factor: float = 2.0,
+    jitter: Jitter = "full",
+    rng: Random | None = None,
+) -> Backoff:
+    """Wait longer by the same factor before every retry.
+
+    Args:
+        base: The first ceiling, in seconds (> 0) or a `timedelta`.
+        cap: The highest ceiling, in seconds (>= `base`, at most a day).
+        factor: The growth from one ceiling to the next (>= 1).
+        jitter: See the module's documentation.
+        rng: A `random.Random`, seeded for delays that can be repeated.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> from random import Random
+        >>> schedule = exponential(0.1, cap=10.0, rng=Random(7))
+        >>> 0 <= next(schedule.delays()) <= 0.1
+        True
+    """
+    first, limit = _first_and_cap("base", base, cap)
+    growth = _arguments.number("factor", factor, least=1.0, most=1e6)
+    return Backoff(first, growth, 0.0, limit, _jitter(jitter), _rng(rng))
+
+
+def _first_and_cap(name: str, first: Seconds, cap: Seconds) -> tuple[float, float]:
+    start = _arguments.seconds(name, first, most=LONGEST_DELAY)
+    limit = _arguments.seconds("cap", cap, most=LONGEST_DELAY)
+    if limit < start:
+        raise ValueError(f"cap must be at least {name} ({start:g} s), not {limit:g} s")
+    return start, limit
+
+
+def _jitter(value: Jitter) -> Jitter:
+    return cast("Jitter", _arguments.choice("jitter", value, get_args(Jitter)))
+
+
+def _rng(value: Random | None) -> Random | None:
+    if value is not None and not callable(getattr(value, "random", None)):
+        raise TypeError(f"rng must be a random.Random, not {value!r}")
+    return value
+
+
+_rng_of_all: Random | None = None
+
+
+def shared_rng() -> Random:
+    """Return one generator for all schedules; a forked child gets its own seed, or parent and child wait in step."""
+    global _rng_of_all
+    if _rng_of_all is None:
+        import os
+        from random import Random
+
+        _rng_of_all = rng = Random()  # noqa: S311 - spreads load, guards no secret
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=rng.seed)
+    return _rng_of_all

@@ -1,0 +1,294 @@
+"""A circuit breaker as a machine: who may pass, and what each result means.
+
+Theory of operation. A breaker is in one state at a time, and every entry into a state starts a new *generation*. A call
+that may pass gets a permit which remembers the generation; a result that comes back in another generation says nothing
+about the present and is dropped.
+
+| state        | a new call                         | leaves the state when                                             |
+|--------------|------------------------------------|-------------------------------------------------------------------|
+| CLOSED       | passes                             | the trip rule says so → OPEN                                      |
+| OPEN         | is refused                         | its open time is over → HALF_OPEN                                 |
+| HALF_OPEN    | passes with a lease, if one is free| enough probes succeeded → CLOSED; success out of reach → OPEN     |
+| FORCED_OPEN  | is refused                         | only by `enter`                                                   |
+| DISABLED     | passes, its result is not recorded | only by `enter`                                                   |
+| METRICS_ONLY | passes, its result is recorded     | only by `enter`                                                   |
+
+A *lease* is a probe's permit with an end. A probe that has not come back by then counts as failed, so that nothing (a
+hang, a lost thread) can keep the breaker half-open for ever. A neutral result (an ignored error, a cancellation) gives
+the lease back without a verdict.
+
+The first open time is exactly `recovery_timeout`. After every failed round of probes it doubles, up to a limit, and is
+spread by ±10 % so that many processes do not probe in step.
+
+The machine is guarded by the lock of whoever drives it. `passing` alone is read without one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+__all__ = ["Breaker", "CircuitState", "Permit", "Refusal", "Streak", "Transition", "TripRule"]
+
+_GROWTH = 2.0
+_SPREAD = 0.1
+
+
+class CircuitState(enum.Enum):
+    """The states of a circuit breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    FORCED_OPEN = "forced_open"
+    DISABLED = "disabled"
+    METRICS_ONLY = "metrics_only"
+
+
+_PASSING = frozenset({CircuitState.CLOSED, CircuitState.DISABLED, CircuitState.METRICS_ONLY})
+
+
+class TripRule(Protocol):
+    """Tells from the results of a closed breaker when it has to open."""
+
+    def failed(self, now: float, /) -> bool:
+        """Record a failure; whether the breaker has to open."""
+        ...
+
+    def succeeded(self, now: float, /) -> None:
+        """Record a success."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything."""
+        ...
+
+    def tolerated(self, probes: int, /) -> int:
+        """How many of so many probes may fail in a round that is still a success."""
+        ...
+
+
+class Streak:
+    """Trips after a number of failures in a row.
+
+    Args:
+        threshold: How many failures without a success between them trip the breaker (>= 1).
+    """
+
+    __slots__ = ("_threshold", "length")
+
+    def __init__(self, threshold: int) -> None:
+        self._threshold = threshold
+        #: Failures since the last success. Read without the lock: 0 means that a success changes nothing.
+        self.length = 0
+
+    def failed(self, _now: float) -> bool:
+        """Record a failure; whether the streak has reached the threshold."""
+        self.length += 1
+        return self.length >= self._threshold
+
+    def succeeded(self, _now: float) -> None:
+        """Record a success: the streak is over."""
+        self.length = 0
+
+    def clear(self) -> None:
+        """Forget the streak."""
+        self.length = 0
+
+    def tolerated(self, _probes: int) -> int:
+        """No probe may fail: one failure starts the next streak."""
+        return 0
+
+
+class Permit(NamedTuple):
+    """The right to make one call.
+
+    Attributes:
+        generation: The generation that gave it.
+        lease: The number of the probe's lease, or `None` for a call of a passing state.
+    """
+
+    generation: int
+    lease: int | None = None
+
+
+class Refusal(NamedTuple):
+    """The call may not run; `retry_after` is seconds until another has a chance, if that can be known."""
+
+    retry_after: float | None
+
+
+class Transition(NamedTuple):
+    """The breaker went from one state to another."""
+
+    before: CircuitState
+    after: CircuitState
+
+
+class Breaker:
+    """See the module's documentation.
+
+    Args:
+        rule: When to trip.
+        recovery_timeout: Seconds of the first open time (> 0).
+        longest_recovery: The most that the open time can grow to, in seconds.
+        probes: How many probes make a round (>= 1).
+        concurrent_probes: How many leases may be out at once (>= 1).
+        probe_timeout: Seconds until a lease ends.
+        random: Draws from [0, 1) to spread the open time.
+    """
+
+    __slots__ = (
+        "_concurrent",
+        "_failures",
+        "_leases",
+        "_longest",
+        "_next_lease",
+        "_open_until",
+        "_probe_timeout",
+        "_probes",
+        "_random",
+        "_recovery_timeout",
+        "_rounds",
+        "_rule",
+        "_successes",
+        "generation",
+        "passing",
+        "state",
+    )
+
+    def __init__(
+        self,
+        rule: TripRule,
+        *,
+        recovery_timeout: float,
+        longest_recovery: float,
+        probes: int,
+        concurrent_probes: int,
+        probe_timeout: float,
+        random: Callable[[], float],
+    ) -> None:
+        self._rule = rule
+        self._recovery_timeout = recovery_timeout
+        self._longest = longest_recovery
+        self._probes = probes
+        self._concurrent = concurrent_probes
+        self._probe_timeout = probe_timeout
+        self._random = random
+        self._rounds = 0  # failed rounds of probes since the breaker was last closed
+        self._open_until = 0.0
+        self._leases: dict[int, float] = {}  # number → the instant of its end; only while half-open
+        self._next_lease = 0
+        self._successes = self._failures = 0  # of this round of probes
+        #: The present state, as of the last `tick`.
+        self.state = CircuitState.CLOSED
+        #: Grows with every transition.
+        self.generation = 0
+        #: The generation while every call may pass, else `None`: all that a call of a healthy breaker reads.
+        self.passing: int | None = 0
+
+    def tick(self, now: float) -> Transition | None:
+        """Make the transition that time alone has brought about, if any."""
+        if self.state is CircuitState.OPEN and now >= self._open_until:
+            return self.enter(CircuitState.HALF_OPEN, now)
+        if self.state is CircuitState.HALF_OPEN:
+            return self._expire_leases(now)
+        return None
+
+    def admit(self, now: float) -> Permit | Refusal:
+        """Decide on a new call, after `tick`."""
+        if self.passing is not None:
+            return Permit(self.passing)
+        if self.state is not CircuitState.HALF_OPEN:
+            return Refusal(self.retry_after(now))
+        given = self._successes + self._failures + len(self._leases)
+        if len(self._leases) >= self._concurrent or given >= self._probes:
+            return Refusal(self.retry_after(now))
+        self._next_lease += 1
+        self._leases[self._next_lease] = now + self._probe_timeout
+        return Permit(self.generation, self._next_lease)
+
+    def retry_after(self, now: float) -> float | None:
+        """Seconds until a refused call has a chance, or `None` if that is not a matter of time."""
+        if self.state is CircuitState.OPEN:
+            return max(0.0, self._open_until - now)
+        if self.state is CircuitState.HALF_OPEN and self._leases:
+            return max(0.0, min(self._leases.values()) - now)
+        return None
+
+    def is_current(self, permit: Permit) -> bool:
+        """Whether a result under this permit still counts."""
+        if permit.generation != self.generation:
+            return False
+        return permit.lease is None or permit.lease in self._leases
+
+    def succeeded(self, permit: Permit, now: float) -> Transition | None:
+        """Record the success of a call whose permit is current."""
+        if permit.lease is None:
+            if self.state is not CircuitState.DISABLED:
+                self._rule.succeeded(now)
+            return None
+        del self._leases[permit.lease]
+        self._successes += 1
+        return self._verdict(now)
+
+    def failed(self, permit: Permit, now: float) -> Transition | None:
+        """Record the failure of a call whose permit is current."""
+        if permit.lease is None:
+            return self._failed_while_passing(now)
+        del self._leases[permit.lease]
+        self._failures += 1
+        return self._verdict(now)
+
+    def released(self, permit: Permit) -> None:
+        """Take back a current permit without a verdict."""
+        if permit.lease is not None:
+            del self._leases[permit.lease]
+
+    def enter(self, state: CircuitState, now: float) -> Transition:
+        """Go to a state, whatever the present one is."""
+        transition = Transition(self.state, state)
+        self.state = state
+        self.generation += 1
+        self.passing = self.generation if state in _PASSING else None
+        self._leases.clear()
+        self._successes = self._failures = 0
+        if state is CircuitState.OPEN:
+            self._open_until = now + self._open_time()
+        else:
+            self._rule.clear()
+        if state is CircuitState.CLOSED:
+            self._rounds = 0
+        return transition
+
+    def _failed_while_passing(self, now: float) -> Transition | None:
+        if self.state is CircuitState.DISABLED:
+            return None
+        tripped = self._rule.failed(now)
+        if tripped and self.state is CircuitState.CLOSED:
+            return self.enter(CircuitState.OPEN, now)
+        return None
+
+    def _expire_leases(self, now: float) -> Transition | None:
+        for lease in [lease for lease, end in self._leases.items() if end <= now]:
+            del self._leases[lease]
+            self._failures += 1
+        return self._verdict(now)
+
+    def _verdict(self, now: float) -> Transition | None:
+        """Decide the round of probes as soon as no further probe can change what it comes to."""
+        tolerated = self._rule.tolerated(self._probes)
+        if self._failures > tolerated:
+            self._rounds += 1
+            return self.enter(CircuitState.OPEN, now)
+        if self._successes >= self._probes - tolerated:
+            return self.enter(CircuitState.CLOSED, now)
+        return None
+
+    def _open_time(self) -> float:
+        if self._rounds == 0:
+            return self._recovery_timeout
+        # Growth stops at the limit before the power can overflow.
+        grown = self._recovery_timeout * _GROWTH ** min(self._rounds, 64)
+        return min(grown, self._longest) * (1 + _SPREAD * (2 * self._random() - 1))

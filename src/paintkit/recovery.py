@@ -1,0 +1,173 @@
+"""A registry of named policies: retries and circuit breakers that an application can find, count and show."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from paintkit import _arguments, backoff
+from paintkit._wrap import name_of
+from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
+from paintkit.policies._retry import Retry, retry
+
+if TYPE_CHECKING:
+    from paintkit.typing import Decorator, ErrorMatch, P, R, Seconds
+
+__all__ = ["ErrorRecoveryManager"]
+
+PolicyT = TypeVar("PolicyT", Retry, CircuitBreaker)
+
+_LONGEST_DELAY = 60.0
+
+
+class ErrorRecoveryManager:
+    """Makes retries and circuit breakers by name, and keeps them.
+
+    A name stands for one policy: asking for it again with the same options gives the same policy, so that several
+    functions can share one circuit breaker; asking with other options is an error.
+
+    Example:
+        >>> recovery = ErrorRecoveryManager()
+        >>> @recovery.with_retry(max_retries=3, exceptions=(ConnectionError, TimeoutError))
+        ... @recovery.circuit_breaker(failure_threshold=5, name="database")
+        ... def load() -> str:
+        ...     return "rows"
+        >>> load()
+        'rows'
+        >>> recovery.circuit_breakers["database"].state
+        <CircuitState.CLOSED: 'closed'>
+    """
+
+    def __init__(self) -> None:
+        self._retries: _Registry[Retry] = _Registry("retry")
+        self._breakers: _Registry[CircuitBreaker] = _Registry("circuit breaker")
+
+    @property
+    def circuit_breakers(self) -> Mapping[str, CircuitBreaker]:
+        """The circuit breakers by name, read-only and live."""
+        return self._breakers.policies
+
+    @property
+    def retries(self) -> Mapping[str, Retry]:
+        """The retry policies by name, read-only and live."""
+        return self._retries.policies
+
+    @property
+    def retry_counts(self) -> dict[str, int]:
+        """How many retries each policy has made so far, by name."""
+        return {name: policy.retries for name, policy in self.retries.items()}
+
+    def with_retry(
+        self,
+        max_retries: int = 3,
+        backoff_base: Seconds = 1,
+        exceptions: ErrorMatch = (Exception,),
+        *,
+        name: str | None = None,
+    ) -> Decorator:
+        """Return a decorator that retries with exponential back-off and full jitter, up to a minute.
+
+        Args:
+            max_retries: How many attempts may follow the first (>= 0): 3 are 4 attempts in all.
+            backoff_base: The ceiling of the first delay, in seconds; 0 does not wait at all.
+            exceptions: What is worth another attempt: types or a predicate. Narrow it: by default every `Exception` is
+                retried, a bug as well as an outage.
+            name: The name of the policy; the function's module and qualified name by default.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: An argument is out of range, or `name` stands for a policy with other options.
+        """
+        attempts = _arguments.count("max_retries", max_retries, least=0) + 1
+        base = _arguments.seconds("backoff_base", backoff_base, zero=True, most=backoff.LONGEST_DELAY)
+        _arguments.errors("exceptions", exceptions)
+        schedule = backoff.exponential(base, cap=max(base, _LONGEST_DELAY)) if base else backoff.constant(0)
+
+        def make(label: str) -> Retry:
+            return retry(on=exceptions, attempts=attempts, backoff=schedule, name=label)
+
+        return self._retries.decorator(name, (attempts, schedule, exceptions), make)
+
+    def circuit_breaker(
+        self,
+        failure_threshold: int = 5,
+        recovery_timeout: Seconds = 60,
+        *,
+        name: str | None = None,
+        probes: int = 3,
+        record: ErrorMatch | None = None,
+        ignore: ErrorMatch | None = None,
+    ) -> Decorator:
+        """Return a decorator that protects with the circuit breaker of that name.
+
+        Args:
+            failure_threshold: Failures in a row that open the circuit (>= 1).
+            recovery_timeout: Seconds (> 0) or a `timedelta` until the first probe.
+            name: The name of the policy, best that of the dependency; the function's module and qualified name by default.
+            probes: How many probes have to succeed to close the circuit (>= 1).
+            record: Which exceptions count as failures; all by default.
+            ignore: Which exceptions say nothing about the dependency.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: An argument is out of range, or `name` stands for a policy with other options.
+        """
+        options: dict[str, Any] = {
+            "failure_threshold": failure_threshold,
+            "recovery_timeout": recovery_timeout,
+            "probes": probes,
+            "record": record,
+            "ignore": ignore,
+        }
+        circuit_breaker(
+            "validation", **options
+        )  # a mistake is told here, at the call, not when a function is decorated
+
+        def make(label: str) -> CircuitBreaker:
+            return circuit_breaker(label, **options)
+
+        return self._breakers.decorator(name, tuple(options.values()), make)
+
+    def get_stats(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return plain numbers and names for pages and exporters: `{"retries": …, "circuit_breakers": …}`, by policy."""
+        return {
+            "retries": {name: {"retries": policy.retries} for name, policy in self.retries.items()},
+            "circuit_breakers": {
+                name: {**policy.metrics()._asdict(), "state": policy.state.value}
+                for name, policy in self.circuit_breakers.items()
+            },
+        }
+
+
+class _Registry(Generic[PolicyT]):
+    """Policies of one kind by name, each with the options that made it."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._options: dict[str, object] = {}
+        self._policies: dict[str, PolicyT] = {}
+        self._lock = threading.Lock()  # guards both
+        self.policies: Mapping[str, PolicyT] = MappingProxyType(self._policies)
+
+    def decorator(self, name: str | None, options: object, make: Callable[[str], PolicyT]) -> Decorator:
+        """Return a decorator whose policy is found, or made, when the name is known: now, or from the function."""
+        if name is not None:
+            return self._policy(_arguments.label("name", name), options, make)
+
+        def decorate(fn: Callable[P, R], /) -> Callable[P, R]:
+            return self._policy(name_of(fn), options, make)(fn)
+
+        return decorate
+
+    def _policy(self, name: str, options: object, make: Callable[[str], PolicyT]) -> PolicyT:
+        with self._lock:
+            if name not in self._policies:
+                self._policies[name], self._options[name] = make(name), options
+            elif self._options[name] != options:
+                raise ValueError(
+                    f"the {self._kind} {name!r} exists with other options: {self._options[name]!r}, not {options!r};"
+                    " use the same options or another name"
+                )
+            return self._policies[name]
