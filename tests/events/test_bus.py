@@ -1,0 +1,460 @@
+"""The event bus: who hears what, in which order, and what a failing handler may not do."""
+
+import asyncio
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from paintkit import ambient, observations
+from paintkit.events.bus import EventBus, HandlerFailure
+
+
+class Unit:
+    """An open unit of work, as a bus sees it: what it is told to do after the commit."""
+
+    def __init__(self):
+        self.actions: list[Callable[[], object]] = []
+
+    def defer(self, action):
+        self.actions.append(action)
+
+    def commit(self):
+        for action in self.actions:
+            action()
+
+
+@contextmanager
+def open_unit() -> Iterator[Unit]:
+    unit = Unit()
+    token = ambient.unit_of_work.set(unit)
+    try:
+        yield unit
+    finally:
+        ambient.unit_of_work.reset(token)
+
+
+def failing(error):
+    def fail(data):
+        raise error
+
+    return fail
+
+
+def test_a_handler_gets_the_very_object_that_was_published():
+    """Data travels by reference."""
+    bus, heard, data = EventBus(), [], {"id": 1}
+    bus.subscribe("paint.created", heard.append)
+    bus.publish("paint.created", data)
+    assert [data] == heard
+    assert data is heard[0]
+
+
+def test_an_event_without_data_carries_none():
+    """The data may be left out."""
+    bus, heard = EventBus(), []
+    bus.subscribe("started", heard.append)
+    bus.publish("started")
+    assert [None] == heard
+
+
+def test_subscribe_decorates_and_returns_the_function():
+    """The decorator form leaves the function as it is."""
+    bus, heard = EventBus(), []
+
+    def handler(data):
+        heard.append(data)
+
+    assert handler is bus.subscribe("paint.created")(handler)
+    bus.publish("paint.created", 1)
+    assert [1] == heard
+
+
+def test_handlers_run_in_order_of_registration_patterns_included():
+    """Exact and wildcard handlers share one order."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.*", lambda data: heard.append("pattern"))
+    bus.subscribe("paint.created", lambda data: heard.append("exact"))
+    bus.subscribe("*", lambda data: heard.append("everything"))
+    bus.subscribe("paint.created", lambda data: heard.append("exact again"))
+    bus.publish("paint.created")
+    assert ["pattern", "exact", "everything", "exact again"] == heard
+
+
+@pytest.mark.parametrize(
+    ("pattern", "event_type", "hears"),
+    [
+        ("paint.*", "paint.created", True),
+        ("paint.*", "paint.stock.moved", True),
+        ("paint.*", "paint", False),
+        ("paint.*", "paintings.created", False),
+        ("*.created", "paint.created", True),
+        ("*", "anything\nat all", True),
+        ("paint.?", "paint.x", False),
+        ("[p]*", "paint", False),
+    ],
+)
+def test_a_star_stands_for_any_characters_and_nothing_else_is_magic(pattern, event_type, hears):
+    """`*` is the only sign with a meaning."""
+    bus, heard = EventBus(), []
+    bus.subscribe(pattern, heard.append)
+    bus.publish(event_type, 1)
+    assert ([1] if hears else []) == heard
+
+
+def test_a_failing_handler_stops_neither_the_others_nor_the_publisher(caplog):
+    """Handlers are isolated; the failure is logged with its traceback, counted, observed and reported."""
+    heard, failures, seen, error = [], [], [], ValueError("broken")
+    bus = EventBus("studio", on_error=failures.append)
+    fail = failing(error)
+    bus.subscribe("paint.created", fail)
+    bus.subscribe("paint.created", heard.append)
+    with observations.observe(seen.append), caplog.at_level(logging.ERROR, "paintkit.events"):
+        bus.publish("paint.created", 7)
+    assert [7] == heard
+    assert [HandlerFailure("paint.created", 7, fail, error)] == failures
+    assert [error] == [record.exc_info[1] for record in caplog.records]
+    assert [("event_bus.handler_failed", "studio")] == [(one.kind, one.source) for one in seen]
+    assert "paint.created" == seen[0].details["event_type"]
+    assert (1, 1) == (bus.get_stats()["delivered"], bus.get_stats()["failed"])
+
+
+def test_an_error_that_cannot_be_printed_stops_nobody():
+    """Reporting does not depend on the manners of the error."""
+
+    class Unprintable(Exception):
+        def __str__(self):
+            raise RuntimeError("no")
+
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.created", failing(Unprintable()))
+    bus.subscribe("paint.created", heard.append)
+    bus.publish("paint.created", 1)
+    assert [1] == heard
+
+
+def test_a_failing_on_error_stops_nobody(caplog):
+    """The report of a failure may fail, too."""
+    bus, heard = EventBus(on_error=failing(RuntimeError("worse"))), []
+    bus.subscribe("paint.created", failing(ValueError("bad")))
+    bus.subscribe("paint.created", heard.append)
+    with caplog.at_level(logging.ERROR, "paintkit.events"):
+        bus.publish("paint.created", 1)
+    assert [1] == heard
+    assert ["bad", "worse"] == [str(record.exc_info[1]) for record in caplog.records]
+
+
+def test_an_interrupt_passes_through():
+    """Only `Exception` is isolated."""
+    bus = EventBus()
+    bus.subscribe("paint.created", failing(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        bus.publish("paint.created")
+
+
+def test_unknown_types_leave_no_trace():
+    """Publishing what nobody waits for does not grow the bus."""
+    bus = EventBus()
+    bus.subscribe("paint.*", lambda data: None)
+    for number in range(1000):
+        bus.publish(f"unknown.{number}")
+        bus.publish(f"paint.{number}")
+    assert {} == bus._handlers
+    assert {"paint.*": 1} == bus.get_stats()["handlers"]
+
+
+def test_a_cancelled_subscription_hears_no_more():
+    """`cancel()` may come twice; a block cancels at its end."""
+    bus, heard = EventBus(), []
+    subscription = bus.subscribe("paint.created", heard.append)
+    with bus.subscribe("paint.created", heard.append):
+        bus.publish("paint.created", 1)
+    subscription.cancel()
+    subscription.cancel()
+    bus.publish("paint.created", 2)
+    assert [1, 1] == heard
+    assert {} == bus.get_stats()["handlers"]
+
+
+def test_cancelling_one_of_two_equal_registrations_leaves_the_other():
+    """A function registered twice is called twice, and cancelled one by one."""
+    bus, heard = EventBus(), []
+    first = bus.subscribe("paint.created", heard.append)
+    bus.subscribe("paint.created", heard.append)
+    first.cancel()
+    bus.publish("paint.created", 1)
+    assert [1] == heard
+
+
+def test_handlers_are_kept_alive():
+    """A lambda or a bound method that nobody else holds still hears."""
+    bus, heard = EventBus(), []
+
+    class Listener:
+        def hear(self, data):
+            heard.append(data)
+
+    bus.subscribe("paint.created", Listener().hear)
+    bus.publish("paint.created", 1)
+    assert [1] == heard
+
+
+def test_delivery_goes_to_the_handlers_of_its_beginning():
+    """What a handler subscribes or cancels takes effect from the next event on."""
+    bus, heard = EventBus(), []
+
+    def curious(data):
+        heard.append("curious")
+        later.cancel()
+        bus.subscribe("paint.created", lambda data: heard.append("new"))
+
+    bus.subscribe("paint.created", curious)
+    later = bus.subscribe("paint.created", lambda data: heard.append("later"))
+    bus.publish("paint.created")
+    assert ["curious", "later"] == heard
+    bus.publish("paint.created")
+    assert ["curious", "later", "curious", "new"] == heard
+
+
+def test_a_handler_may_publish():
+    """An event that causes another is delivered within it."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.sold", lambda left: bus.publish("paint.gone") if left == 0 else None)
+    bus.subscribe("paint.gone", lambda data: heard.append("gone"))
+    bus.subscribe("paint.sold", heard.append)
+    bus.publish("paint.sold", 0)
+    assert ["gone", 0] == heard
+
+
+def test_in_a_unit_of_work_an_event_waits_for_the_commit():
+    """No handler acts on what may still be rolled back."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.updated", heard.append)
+    with open_unit() as unit:
+        bus.publish("paint.updated", 1)
+        bus.publish("paint.updated", 2)
+        assert [] == heard
+    unit.commit()
+    assert [1, 2] == heard
+    assert {
+        "published": 2,
+        "deferred": 2,
+        "delivered": 2,
+        "failed": 0,
+        "handlers": {"paint.updated": 1},
+    } == bus.get_stats()
+
+
+def test_a_rollback_drops_the_events_of_its_unit():
+    """What did not happen is not told."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.updated", heard.append)
+    with open_unit():
+        bus.publish("paint.updated", 1)
+    bus.publish("paint.updated", 2)
+    assert [2] == heard
+
+
+@pytest.mark.parametrize(
+    ("event_type", "kind"),
+    [
+        (None, TypeError),
+        (7, TypeError),
+        ([], TypeError),
+        (b"x", TypeError),
+        ("", ValueError),
+        (" ", ValueError),
+    ],
+)
+def test_an_event_type_is_a_string_with_something_in_it(event_type, kind):
+    """Anything else is refused by name, publishing and subscribing."""
+    bus = EventBus()
+    with pytest.raises(kind, match="event_type"):
+        bus.publish(event_type)
+    with pytest.raises(kind, match="event_type"):
+        bus.subscribe(event_type, print)
+
+
+def test_a_pattern_cannot_be_published():
+    """An event is of one type."""
+    bus = EventBus()
+    bus.subscribe("paint.*", print)
+    with pytest.raises(ValueError, match=r"paint\.\*"):
+        bus.publish("paint.*")
+
+
+async def _async_handler(data):
+    raise AssertionError("never reached")
+
+
+def _generator_handler(data):
+    yield data
+
+
+class _AsyncCallable:
+    async def __call__(self, data):
+        raise AssertionError("never reached")
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [_async_handler, functools.partial(_async_handler), _AsyncCallable(), _generator_handler, None, "print"],
+    ids=["async def", "partial", "callable object", "generator", "None", "str"],
+)
+def test_a_handler_that_a_call_would_not_run_is_refused(handler):
+    """Never a coroutine that nobody awaits: `TypeError` at registration."""
+    with pytest.raises(TypeError):
+        EventBus().subscribe("paint.created", handler)
+
+
+def test_a_handler_that_returns_a_coroutine_has_failed(recwarn):
+    """What could not be seen at registration is reported at the call, and leaves no un-awaited coroutine behind."""
+
+    def disguised(data):
+        return _async_handler(data)
+
+    failures = []
+    bus = EventBus(on_error=failures.append)
+    bus.subscribe("paint.created", disguised)
+    bus.publish("paint.created")
+    assert ["TypeError"] == [type(failure.error).__name__ for failure in failures]
+    assert [] == list(recwarn)
+
+
+def test_a_running_event_loop_may_publish():
+    """A blocking publish works inside asyncio, too."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.created", heard.append)
+
+    async def main():
+        bus.publish("paint.created", 1)
+
+    asyncio.run(main())
+    assert [1] == heard
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [({"name": ""}, ValueError), ({"name": 1}, TypeError)])
+def test_a_bus_needs_a_name(arguments, kind):
+    """Construction refuses what logs could not show."""
+    with pytest.raises(kind, match="name"):
+        EventBus(**arguments)
+
+
+def test_on_error_is_a_plain_function():
+    """Nobody would await it."""
+    with pytest.raises(TypeError, match="on_error"):
+        EventBus(on_error=_async_handler)
+
+
+def test_totals_are_exact_under_threads():
+    """Every publication and delivery of many threads is counted."""
+    bus, start = EventBus(), threading.Barrier(4)
+    bus.subscribe("tick", lambda data: None)
+    bus.subscribe("t*", failing(ValueError()))
+    logging.getLogger("paintkit.events").disabled = True
+
+    def work():
+        start.wait()
+        for _ in range(200):
+            bus.publish("tick")
+            bus.subscribe("other", print).cancel()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        logging.getLogger("paintkit.events").disabled = False
+    stats = bus.get_stats()
+    assert (800, 800, 800) == (stats["published"], stats["delivered"], stats["failed"])
+    assert {"tick": 1, "t*": 1} == stats["handlers"]
+
+
+TYPES = ("a", "b", "a.b", "a.c")
+PATTERNS = (*TYPES, "*", "a.*", "*.b")
+
+
+def _matches(pattern: str, event_type: str) -> bool:
+    """The meaning of a pattern, told in another way than the bus computes it."""
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return pattern == event_type
+    return (
+        len(event_type) >= len(head) + len(tail) and event_type.startswith(head) and event_type.endswith(tail)
+    )
+
+
+class BusMachine(RuleBasedStateMachine):
+    """Any history of subscribing, cancelling and publishing, beside a list that says who has to hear."""
+
+    bus_class = EventBus
+
+    def __init__(self):
+        super().__init__()
+        self.bus = self.bus_class()
+        self.heard: list[tuple[int, str]] = []
+        self.model: list[tuple[int, str, object]] = []
+        self.numbers = iter(range(10_000))
+
+    @rule(pattern=st.sampled_from(PATTERNS))
+    def subscribe(self, pattern):
+        number = next(self.numbers)
+        subscription = self.bus.subscribe(pattern, lambda data: self.heard.append((number, data)))
+        self.model.append((number, pattern, subscription))
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def cancel(self, data):
+        entry = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
+        entry[2].cancel()
+
+    @rule(event_type=st.sampled_from(TYPES))
+    def publish(self, event_type):
+        self.heard.clear()
+        self.bus.publish(event_type, event_type)
+        assert [
+            (n, event_type) for n, pattern, _ in self.model if _matches(pattern, event_type)
+        ] == self.heard
+
+    @invariant()
+    def counts_its_handlers(self):
+        assert len(self.model) == sum(self.bus.get_stats()["handlers"].values())
+
+
+SOME = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_any_history_tells_those_who_wait_in_their_order():
+    """The bus agrees with a plain list of registrations."""
+    run_state_machine_as_test(BusMachine, settings=SOME)
+
+
+class _ForgetsPatterns(EventBus):
+    """A mutant: a wildcard that comes after an exact handler is not merged into its route."""
+
+    def _replace(self, registrations, changed):
+        before = dict(self._handlers)
+        super()._replace(registrations, changed)
+        if "*" in changed:
+            self._handlers.update(before)
+
+
+def test_the_model_catches_a_bus_that_forgets_patterns():
+    """The check above has teeth."""
+    mutant = type("Mutant", (BusMachine,), {"bus_class": _ForgetsPatterns})
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(mutant, settings=SOME)
