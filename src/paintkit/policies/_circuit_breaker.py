@@ -21,14 +21,15 @@ __all__ = ["CircuitBreaker", "CircuitMetrics", "Guard", "circuit_breaker"]
 _BODY = """\
     $generation = $breaker.passing
     if $generation is None:
-        return ({probe}($later)).unwrap()
-    try:
-        $result = {call}
-    except Exception as $error:
-        $failed($generation, $error)
-        raise
-    if $streak.length:
-        $succeeded($generation)
+        $result = ({probe}($later)).unwrap()
+    else:
+        try:
+            $result = {call}
+        except Exception as $error:
+            $failed($generation, $error)
+            raise
+        if $streak.length:
+            $succeeded($generation)
     return $result
 """
 

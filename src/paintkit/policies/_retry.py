@@ -25,29 +25,32 @@ _DEFAULT_BACKOFF = backoff.exponential(0.1, cap=10.0, jitter="full")
 _BODY = """\
     if $deadline() is not None:
         $check_deadline()
-{start}    try:
-{attempt}    except Exception as $error:
+{start}    $outcome = None
+    try:
+        $result = {call}
+    except Exception as $error:
         $outcome = $Failure($error)
-{judge}    try:
-        return ({recover}($outcome, $later{started})).unwrap()
-    finally:
-        del $outcome
+{judge}    if $outcome is not None:
+        try:
+            $result = ({recover}($outcome, $later{started})).unwrap()
+        finally:
+            del $outcome
+    return $result
 """
 
 _JUDGE = """\
     else:
-        if not $unwanted($result):
-            return $result
-        $outcome = $Success($result)
+        if $unwanted($result):
+            $outcome = $Success($result)
 """
 
 
 def _body(call: str, recover: str, *, timed: bool, judged: bool) -> str:
     return _BODY.format(
-        start="    $started = $clock.now()\n" if timed else "",
-        attempt=f"        $result = {call}\n" if judged else f"        return {call}\n",
-        judge=_JUDGE if judged else "",
+        call=call,
         recover=recover,
+        judge=_JUDGE if judged else "",
+        start="    $started = $clock.now()\n" if timed else "",
         started=", $started" if timed else "",
     )
 
