@@ -5,6 +5,7 @@ A wrong kind is a `TypeError`, a wrong value a `ValueError`; both name the argum
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 if TYPE_CHECKING:
     from paintkit.typing import ErrorMatch, Predicate
 
-__all__ = ["callback", "choice", "count", "errors", "flag", "label", "number", "ratio", "seconds"]
+__all__ = ["callback", "choice", "count", "errors", "flag", "label", "number", "ratio", "seconds", "settled"]
 
 C = TypeVar("C", bound=Callable[..., Any])
+T = TypeVar("T")
 
 # A delay or a timeout beyond this is a mistake in units more often than a wish.
 LONGEST = 366 * 86_400.0
@@ -86,15 +88,33 @@ def choice(name: str, value: object, options: tuple[str, ...]) -> str:
 
 
 def callback(name: str, value: C) -> C:
-    """Return a plain callable; a coroutine function is refused, for nobody would await it."""
+    """Return a plain callable; one whose body a call would not run (`async def`, a generator) is refused."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {_shown(value)}")
-    code = getattr(value, "__code__", None) or getattr(type(value).__call__, "__code__", None)
-    if code is not None and code.co_flags & 0x280:  # CO_COROUTINE | CO_ASYNC_GENERATOR
+    inner: object = value
+    while isinstance(inner, functools.partial):  # it says nothing of its own about the call
+        inner = inner.func
+    code = getattr(inner, "__code__", None) or getattr(type(inner).__call__, "__code__", None)
+    flags = 0 if code is None else code.co_flags
+    if flags & 0x280:  # CO_COROUTINE | CO_ASYNC_GENERATOR
         raise TypeError(
             f"{name} must be a plain function, not `async def`: nothing would await {_shown(value)}"
         )
+    if flags & 0x20:  # CO_GENERATOR
+        raise TypeError(
+            f"{name} must be a plain function, not a generator: nothing would iterate {_shown(value)}"
+        )
     return value
+
+
+def settled(what: str, result: T) -> T:
+    """Return what a callback returned; an awaitable is an error, for nothing would await it."""
+    if result is not None and hasattr(result, "__await__") and not isinstance(result, type):
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()  # a coroutine that never ran must not warn on top of the error
+        raise TypeError(f"{what} returned {_shown(result)}, which nothing would await; give a plain function")
+    return result
 
 
 def errors(name: str, value: ErrorMatch) -> Predicate:

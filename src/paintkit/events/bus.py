@@ -189,12 +189,7 @@ class EventBus:
         return handler
 
     def _register(self, pattern: str, handler: Handler) -> Subscription:
-        if _wrap.colour_of(handler) is not _wrap.Colour.BLOCKING:
-            raise TypeError(
-                f"handler must be a plain function, not {_wrap.name_of(handler)}: it is a"
-                f" {_wrap.colour_of(handler).value} function, and nothing would run its body"
-            )
-        registration = _Registration.of(pattern, handler)
+        registration = _Registration.of(pattern, _arguments.callback("handler", handler))
         with self._lock:
             self._replace((*self._registrations, registration), pattern)
         return Subscription(partial(self._unregister, registration))
@@ -226,7 +221,7 @@ class EventBus:
             try:
                 result = handler(data)
                 if result is not None:
-                    _check_result(result)
+                    _arguments.settled("the handler", result)
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is reported, and stops nobody
                 failed += 1
                 self._report(HandlerFailure(event_type, data, handler, error))
@@ -256,18 +251,6 @@ class EventBus:
             self._on_error(failure)
         except Exception:
             log.exception("%s: on_error %r failed", self.name, self._on_error)
-
-
-def _check_result(result: object) -> None:
-    """Refuse what would have to be awaited: a coroutine that nobody runs is a handler that silently did nothing."""
-    if not hasattr(result, "__await__"):
-        return
-    close = getattr(result, "close", None)
-    if close is not None:
-        close()
-    raise TypeError(
-        f"the handler returned {type(result).__name__}, which nothing would await; handlers are plain functions"
-    )
 
 
 def _check_published(event_type: str) -> None:
