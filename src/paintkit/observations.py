@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
-__all__ = ["Observation", "Observer", "Subscription", "emit", "observe", "observers"]
+__all__ = ["Observation", "Observer", "Subscription", "emit", "notify", "observe", "observers"]
 
 
 class Observation(NamedTuple):
@@ -90,10 +90,17 @@ def emit(kind: str, source: str, /, **details: Any) -> None:
         return
     observation = Observation(kind, source, details)
     for observer in observers:
-        try:
-            observer(observation)
-        except Exception as error:  # noqa: BLE001 - an observer's mistake is told, and never breaks the observed call
-            _log_failure(observer, error)
+        notify(observer, observation)
+
+
+def notify(listener: Callable[..., object], /, *arguments: Any) -> None:
+    """Call a listener; its failure is logged and goes no further."""
+    try:
+        listener(*arguments)
+    except Exception:
+        import logging
+
+        logging.getLogger("paintkit.observations").exception("listener %r failed", listener)
 
 
 class _Entry:
@@ -115,9 +122,3 @@ def _replace(change: Callable[[tuple[Observer, ...]], tuple[Observer, ...]]) -> 
     global observers
     with _changing:
         observers = change(observers)
-
-
-def _log_failure(observer: Observer, error: Exception) -> None:
-    import logging
-
-    logging.getLogger("paintkit.observations").error("observer %r failed", observer, exc_info=error)

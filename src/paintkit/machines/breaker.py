@@ -26,10 +26,24 @@ The machine is guarded by the lock of whoever drives it. `passing` alone is read
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-__all__ = ["Breaker", "CircuitState", "Permit", "Refusal", "Streak", "Transition", "TripRule"]
+if TYPE_CHECKING:
+    from paintkit.machines.window import Window
+
+__all__ = [
+    "Breaker",
+    "CircuitState",
+    "Either",
+    "Permit",
+    "Rate",
+    "Refusal",
+    "Streak",
+    "Transition",
+    "TripRule",
+]
 
 _GROWTH = 2.0
 _SPREAD = 0.1
@@ -52,12 +66,8 @@ _PASSING = frozenset({CircuitState.CLOSED, CircuitState.DISABLED, CircuitState.M
 class TripRule(Protocol):
     """Tells from the results of a closed breaker when it has to open."""
 
-    def failed(self, now: float, /) -> bool:
-        """Record a failure; whether the breaker has to open."""
-        ...
-
-    def succeeded(self, now: float, /) -> None:
-        """Record a success."""
+    def record(self, now: float, *, failed: bool, slow: bool) -> bool:
+        """Record a call that ended at `now`; whether the breaker has to open."""
         ...
 
     def clear(self) -> None:
@@ -80,25 +90,89 @@ class Streak:
 
     def __init__(self, threshold: int) -> None:
         self._threshold = threshold
-        #: Failures since the last success. Read without the lock: 0 means that a success changes nothing.
+        #: Failures since the last success. Read without the lock: at 0 a success changes nothing.
         self.length = 0
 
-    def failed(self, _now: float) -> bool:
-        """Record a failure; whether the streak has reached the threshold."""
-        self.length += 1
+    def record(self, now: float, *, failed: bool, slow: bool) -> bool:
+        """Record a call; whether the streak has reached the threshold."""
+        del now, slow
+        self.length = self.length + 1 if failed else 0
         return self.length >= self._threshold
-
-    def succeeded(self, _now: float) -> None:
-        """Record a success: the streak is over."""
-        self.length = 0
 
     def clear(self) -> None:
         """Forget the streak."""
         self.length = 0
 
-    def tolerated(self, _probes: int) -> int:
-        """No probe may fail: one failure starts the next streak."""
+    def tolerated(self, probes: int) -> int:
+        """No probe may fail: a failure starts the next streak."""
+        del probes
         return 0
+
+
+class Rate:
+    """Trips when too large a share of the recent calls failed, or was slow.
+
+    Args:
+        window: What "recent" means.
+        failure_rate: The share of failures that trips (> 0, at most 1).
+        slow_rate: The share of slow calls that trips (> 0, at most 1); `None` if slowness does not matter.
+        min_calls: How many calls the window must hold before a share means anything (>= 1).
+    """
+
+    __slots__ = ("_failure_rate", "_min_calls", "_slow_rate", "window")
+
+    def __init__(self, window: Window, failure_rate: float, slow_rate: float | None, min_calls: int) -> None:
+        self.window = window
+        self._failure_rate = failure_rate
+        self._slow_rate = math.inf if slow_rate is None else slow_rate
+        self._min_calls = min_calls
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> bool:
+        """Record a call; whether a share has reached its limit."""
+        self.window.note(now, failed=failed, slow=slow)
+        counts = self.window.counts(now)
+        if counts.calls < self._min_calls:
+            return False
+        return (
+            counts.failures >= self._failure_rate * counts.calls
+            or counts.slow >= self._slow_rate * counts.calls
+        )
+
+    def clear(self) -> None:
+        """Forget the window."""
+        self.window.clear()
+
+    def tolerated(self, probes: int) -> int:
+        """As many failures as stay below the rate."""
+        return math.ceil(min(self._failure_rate, self._slow_rate) * probes) - 1
+
+
+class Either:
+    """Trips when one of two rules does.
+
+    Args:
+        first: A rule.
+        second: Another rule.
+    """
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, first: TripRule, second: TripRule) -> None:
+        self._rules = (first, second)
+
+    def record(self, now: float, *, failed: bool, slow: bool) -> bool:
+        """Record a call with both; whether one of them trips."""
+        tripped = [rule.record(now, failed=failed, slow=slow) for rule in self._rules]
+        return any(tripped)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for rule in self._rules:
+            rule.clear()
+
+    def tolerated(self, probes: int) -> int:
+        """What the stricter rule tolerates."""
+        return min(rule.tolerated(probes) for rule in self._rules)
 
 
 class Permit(NamedTuple):
@@ -223,22 +297,15 @@ class Breaker:
             return False
         return permit.lease is None or permit.lease in self._leases
 
-    def succeeded(self, permit: Permit, now: float) -> Transition | None:
-        """Record the success of a call whose permit is current."""
+    def record(self, permit: Permit, now: float, *, failed: bool, slow: bool = False) -> Transition | None:
+        """Record the result of a call whose permit is current; a slow probe counts as failed."""
         if permit.lease is None:
-            if self.state is not CircuitState.DISABLED:
-                self._rule.succeeded(now)
-            return None
+            return self._record_while_passing(now, failed=failed, slow=slow)
         del self._leases[permit.lease]
-        self._successes += 1
-        return self._verdict(now)
-
-    def failed(self, permit: Permit, now: float) -> Transition | None:
-        """Record the failure of a call whose permit is current."""
-        if permit.lease is None:
-            return self._failed_while_passing(now)
-        del self._leases[permit.lease]
-        self._failures += 1
+        if failed or slow:
+            self._failures += 1
+        else:
+            self._successes += 1
         return self._verdict(now)
 
     def released(self, permit: Permit) -> None:
@@ -262,10 +329,10 @@ class Breaker:
             self._rounds = 0
         return transition
 
-    def _failed_while_passing(self, now: float) -> Transition | None:
+    def _record_while_passing(self, now: float, *, failed: bool, slow: bool) -> Transition | None:
         if self.state is CircuitState.DISABLED:
             return None
-        tripped = self._rule.failed(now)
+        tripped = self._rule.record(now, failed=failed, slow=slow)
         if tripped and self.state is CircuitState.CLOSED:
             return self.enter(CircuitState.OPEN, now)
         return None
