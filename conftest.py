@@ -14,7 +14,8 @@ _documents = Sybil(
 )
 _docstrings = Sybil(
     parsers=[DocTestParser()],
-    patterns=["src/**/*.py"],
+    # One pattern for each depth: `**` stands for a single folder before Python 3.13.
+    patterns=["src/*/*.py", "src/*/*/*.py", "src/*/*/*/*.py"],
     document_types={".py": PythonDocStringDocument},
 )
 pytest_collect_file = (_documents + _docstrings).pytest()
