@@ -1,11 +1,46 @@
-"""What it takes to test resilient code: a virtual clock, scripted callables, and Hypothesis strategies.
+"""What it takes to test resilient code: a virtual clock, scripted callables, outages, and Hypothesis strategies.
 
-`FakeClock` and the scripted callables need nothing but paintkit; `paintkit.testing.strategies` needs the extra
-`paintkit[testing]`. The pytest plugin `paintkit.testing.plugin` offers them as fixtures.
+Everything is loaded when it is first used. `strategies` needs the extra `paintkit[testing]`, the rest needs nothing; the
+pytest plugin `paintkit.testing.plugin` registers itself.
 """
 
 from __future__ import annotations
 
-from paintkit.testing.clock import FakeClock
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["FakeClock"]
+if TYPE_CHECKING:
+    from paintkit.testing import strategies as strategies
+    from paintkit.testing._outage import Outage as Outage
+    from paintkit.testing._scripted import Scripted as Scripted
+    from paintkit.testing._scripted import ScriptedAsync as ScriptedAsync
+    from paintkit.testing._scripted import ascripted as ascripted
+    from paintkit.testing._scripted import scripted as scripted
+    from paintkit.testing.clock import FakeClock as FakeClock
+
+_HOMES = {
+    "FakeClock": "clock",
+    "Outage": "_outage",
+    "Scripted": "_scripted",
+    "ScriptedAsync": "_scripted",
+    "ascripted": "_scripted",
+    "scripted": "_scripted",
+}
+
+__all__ = ["FakeClock", "Outage", "Scripted", "ScriptedAsync", "ascripted", "scripted", "strategies"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "strategies":
+        return import_module("paintkit.testing.strategies")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'paintkit.testing' has no attribute {name!r}")
+    value = getattr(import_module(f"paintkit.testing.{home}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,64 @@
+"""The pytest plugin: fixtures for users, at no cost for those who do not use them."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def run(pytester, monkeypatch):
+    """Run a test file with this plugin and no other."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(source: str) -> pytest.RunResult:
+        pytester.makepyfile(source)
+        return pytester.runpytest_subprocess("-p", "paintkit.testing.plugin")
+
+    return run
+
+
+def test_clock_fixture_is_active_during_the_test(run):
+    """Policies obey it inside the test, and real time is back afterwards."""
+    run(
+        """
+        import time
+        from paintkit import clock
+
+        def test_inside(paintkit_clock):
+            clock.sleep(3600)
+            assert 3600.0 == paintkit_clock.now()
+
+        def test_each_test_has_its_own(paintkit_clock):
+            assert 0.0 == clock.now()
+
+        def test_outside():
+            assert time.monotonic is clock.now
+        """
+    ).assert_outcomes(passed=3)
+
+
+def test_works_beside_coroutines(run):
+    """The fixture's loop runs coroutines in virtual time."""
+    run(
+        """
+        import asyncio
+
+        def test_inside(paintkit_clock):
+            paintkit_clock.run(asyncio.sleep(3600))
+            assert [3600] == paintkit_clock.sleeps
+        """
+    ).assert_outcomes(passed=1)
+
+
+def test_costs_nothing_until_used():
+    """Loading the plugin loads neither the clock nor Hypothesis nor any primitive."""
+    script = (
+        "import pytest, sys; before = set(sys.modules); import paintkit.testing.plugin; "
+        "print(sorted(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    assert "['paintkit', 'paintkit.testing', 'paintkit.testing.plugin']" == loaded.strip()
