@@ -1,0 +1,89 @@
+"""Puts the contenders of a row on their lanes, after a look at whether each does what it is measured for."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+from tests.benchmarks.race import ARGUMENT, Lane, Timer, asyncio_lap, bare, bare_async, blocking_lap
+from tests.benchmarks.rows import Entry, ImportRow, Row
+
+_IMPORT = "import time; start = time.process_time(); {statement}; print(time.process_time() - start)"
+
+
+class UnfairError(Exception):
+    """A contender does not do what its row measures."""
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of a distribution, or `None` if it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def lanes(row: Row, runner: asyncio.Runner, timer: Timer | None = None) -> list[Lane]:
+    """Return the baseline, ours, and those rivals that are installed."""
+    timing = {} if timer is None else {"timer": timer}
+
+    def lane(name: str, protect: Callable[..., Any], *, hit: bool) -> Lane:
+        call = _checked(name, protect, row.asynchronous, hit, runner)
+        lap = asyncio_lap(call, runner, **timing) if row.asynchronous else blocking_lap(call, **timing)
+        return Lane(name, lap)
+
+    baseline = lane("bare wrapper", bare_async if row.asynchronous else bare, hit=False)
+    present = [entry for entry in (row.ours, *row.rivals) if entry is row.ours or version(entry.package)]
+    return [baseline, *(lane(entry.name, entry.protect, hit=row.hit) for entry in present)]
+
+
+def missing(row: Row) -> list[Entry]:
+    """Return the rivals that are not installed."""
+    return [entry for entry in row.rivals if version(entry.package) is None]
+
+
+def import_lanes(row: ImportRow) -> list[Lane]:
+    """Return the baseline and our statements, each lap a process of its own."""
+    return [Lane(statement, _importing(statement)) for statement in (row.baseline[1], *row.ours)]
+
+
+def _checked(
+    name: str, protect: Callable[..., Any], asynchronous: bool, hit: bool, runner: asyncio.Runner
+) -> Callable[..., Any]:
+    """Protect the measured function, and see that it answers right and is reached as often as the row says."""
+    reached = 0
+
+    def blocking(number: int) -> int:
+        return number
+
+    async def coroutine(number: int) -> int:
+        return number
+
+    def counted(number: int) -> int:
+        nonlocal reached
+        reached += 1
+        return number
+
+    async def counted_coroutine(number: int) -> int:
+        return counted(number)
+
+    probe = protect(counted_coroutine if asynchronous else counted)
+    for _ in range(3):
+        answer = runner.run(probe(ARGUMENT)) if asynchronous else probe(ARGUMENT)
+        if answer != ARGUMENT:
+            raise UnfairError(f"{name} answers {answer!r} instead of {ARGUMENT!r}")
+    if reached != (1 if hit else 3):
+        raise UnfairError(f"{name} reached the function {reached} times in 3 calls")
+    return protect(coroutine if asynchronous else blocking)
+
+
+def _importing(statement: str) -> Callable[[], float]:
+    command = [sys.executable, "-c", _IMPORT.format(statement=statement)]
+
+    def lap() -> float:
+        return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+    lap()  # compiles what has to be compiled
+    return lap

@@ -1,0 +1,99 @@
+import asyncio
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import course
+from tests.benchmarks.rows import ROWS, Entry, ImportRow, Row
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+def seconds() -> Callable[[], float]:
+    """A timer on which a second passes between two looks: one call fills a lap."""
+    return map(float, itertools.count()).__next__
+
+
+def forgetful(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Protects by calling, and calls itself a cache."""
+    return fn
+
+
+def wrong(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda number: fn(number) + 1
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if isinstance(row, Row)], ids=lambda row: row.title)
+def test_our_contender_does_what_its_row_measures(row: Row, runner: asyncio.Runner) -> None:
+    """Before anything is timed, our contender has answered right and reached the function as often as it should."""
+    alone = row._replace(rivals=())
+
+    lanes = course.lanes(alone, runner, seconds())
+
+    assert ["bare wrapper", "paintkit"] == [lane.name for lane in lanes]
+
+
+def test_a_hit_that_reaches_the_function_is_unfair(runner: asyncio.Runner) -> None:
+    """A cache that does not cache would win every race: it is not let in."""
+    row = Row("hit", 1.6, Entry("paintkit", forgetful), (), hit=True)
+
+    with pytest.raises(course.UnfairError, match="reached the function 3 times"):
+        course.lanes(row, runner, seconds())
+
+
+def test_a_contender_with_a_wrong_answer_is_unfair(runner: asyncio.Runner) -> None:
+    """Quick and wrong is not quick."""
+    row = Row("retry", 1.15, Entry("paintkit", wrong), ())
+
+    with pytest.raises(course.UnfairError, match="answers 8 instead of 7"):
+        course.lanes(row, runner, seconds())
+
+
+def test_a_rival_that_is_not_installed_is_missing(runner: asyncio.Runner) -> None:
+    """Its lane stays empty, and it is named."""
+    absent = Entry("paintkit-has-no-such-rival", forgetful)
+    row = Row("retry", 1.15, Entry("paintkit", forgetful), (absent,))
+
+    lanes = course.lanes(row, runner, seconds())
+
+    assert ["bare wrapper", "paintkit"] == [lane.name for lane in lanes]
+    assert [absent] == course.missing(row)
+
+
+def test_the_targets_are_those_of_the_design() -> None:
+    """What each row must reach is written down twice, so that nobody moves a target by accident."""
+    expected = {
+        "retry, def": 1.15,
+        "retry, async def": 1.15,
+        "breaker, streak, def": 1.4,
+        "cache hit: typed key, TTL, tags, statistics, def": 1.6,
+        "cache hit: typed key, TTL, tags, statistics, async def": 1.15,
+        "import in a fresh process": 0.7,
+    }
+
+    assert expected == {row.title: row.target for row in ROWS}
+
+
+def test_an_import_is_measured_in_a_process_of_its_own() -> None:
+    """A lap imports there, not here, and returns the seconds that it took."""
+    row = ImportRow("import", 0.7, ("nothing", "pass"), ("import paintkit",))
+
+    lanes = course.import_lanes(row)
+
+    assert ["pass", "import paintkit"] == [lane.name for lane in lanes]
+    assert all(lane.lap() >= 0 for lane in lanes)
+
+
+def test_an_import_that_fails_is_no_measurement() -> None:
+    """A statement that raises stops the command."""
+    row = ImportRow("import", 0.7, ("nothing", "import paintkit_is_not_called_that"), ())
+
+    with pytest.raises(subprocess.CalledProcessError):
+        course.import_lanes(row)
