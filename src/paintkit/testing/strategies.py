@@ -143,7 +143,7 @@ def policies(on: ErrorMatch = Exception) -> st.SearchStrategy[Retry | CircuitBre
 
 
 def outages(*, horizon: float = 600.0, most: int = 3) -> st.SearchStrategy[Outage]:
-    """Outages: none at all, one, or several, each at least a millisecond long.
+    """Outages: none at all, one, or several, each at least a millisecond long; often down from the start.
 
     Args:
         horizon: When the last one is over, in seconds from 0 (> 0).
@@ -156,8 +156,13 @@ def outages(*, horizon: float = 600.0, most: int = 3) -> st.SearchStrategy[Outag
     """
     _arguments.seconds("horizon", horizon)
     _arguments.count("most", most, least=0)
-    turns = st.lists(durations(longest=horizon), max_size=2 * most, unique=True)
-    return turns.map(sorted).map(lambda times: Outage(tuple(zip(times[::2], times[1::2], strict=False))))
+    turns = st.lists(durations(longest=horizon), max_size=2 * most, unique=True).map(sorted)
+    return st.builds(_outage, turns, st.booleans())
+
+
+def _outage(turns: list[float], down_from_the_start: bool) -> Outage:
+    began = [0.0, *turns[2::2]] if down_from_the_start and turns else turns[::2]
+    return Outage(tuple(zip(began, turns[1::2], strict=False)))
 
 
 def call_histories(
