@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from paintkit.typing import AnyCallable, P, R
 
-__all__ = ["Colour", "Policy", "Templates", "colour_of", "name_of", "wrap"]
+__all__ = ["Colour", "Parameters", "Policy", "Templates", "binder", "colour_of", "name_of", "wrap"]
 
 # The flags of code objects that matter here, spelled out because importing `inspect` costs more than all of paintkit.
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
@@ -50,11 +50,24 @@ class Templates(NamedTuple):
         name: What the wrapper is called in tracebacks.
         blocking: For `def`.
         asyncio: For `async def`.
+        generator: For `def` with `yield`.
+        async_generator: For `async def` with `yield`.
     """
 
     name: str
     blocking: str | None
     asyncio: str | None
+    generator: str | None = None
+    async_generator: str | None = None
+
+    def of(self, colour: Colour) -> str | None:
+        """Return the body for a colour."""
+        return {
+            Colour.BLOCKING: self.blocking,
+            Colour.ASYNCIO: self.asyncio,
+            Colour.GENERATOR: self.generator,
+            Colour.ASYNC_GENERATOR: self.async_generator,
+        }[colour]
 
 
 class Policy:
@@ -105,13 +118,16 @@ async def _acall(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
     return await fn(*args, **kwargs)
 
 
-def wrap(fn: Callable[P, R], templates: Templates, helpers: Mapping[str, Any]) -> Callable[P, R]:
+def wrap(
+    fn: Callable[P, R], templates: Templates, helpers: Mapping[str, Any], *, as_made: bool = False
+) -> Callable[P, R]:
     """Return a function with the signature of `fn` whose body is the template of its colour.
 
     Args:
         fn: What to protect.
         templates: The bodies; see the module's docstring.
         helpers: The objects that the templates name, by placeholder.
+        as_made: Whether the wrapper takes `*args, **kwargs`, to see a call as it was made.
 
     Raises:
         TypeError: `fn` cannot be called, or has a colour without a template.
@@ -120,15 +136,34 @@ def wrap(fn: Callable[P, R], templates: Templates, helpers: Mapping[str, Any]) -
     body = {Colour.BLOCKING: templates.blocking, Colour.ASYNCIO: templates.asyncio}.get(colour)
     if body is None:
         raise TypeError(f"{templates.name} cannot protect {name_of(fn)}: it is a {colour.value} function")
-    parameters = _Parameters.of(fn)
-    prefix = _unused_prefix(parameters.names)
+    parameters = Parameters.any() if as_made else Parameters.of(fn)
     lead = "async def" if colour is Colour.ASYNCIO else "def"
-    source = _expand(f"{lead} {templates.name}({parameters.declaration}):\n{body}", parameters, prefix)
+    wrapper = _generate(fn, f"{lead} {templates.name}", parameters, body, helpers)
+    return cast("Callable[P, R]", functools.update_wrapper(wrapper, cast("AnyCallable", fn)))
+
+
+def binder(fn: Callable[P, R]) -> Callable[P, functools.partial[R]]:
+    """Return a plain function that takes what `fn` takes and returns the call, to be made later.
+
+    The partial's `args` and `keywords` are those of `inspect.BoundArguments` with all defaults filled in.
+    """
+    return _generate(fn, "def bind", Parameters.of(fn), "    return $later\n", {})
+
+
+def _generate(
+    fn: object, head: str, parameters: Parameters, body: str, helpers: Mapping[str, Any]
+) -> AnyCallable:
+    prefix = _unused_prefix(parameters.names)
+    source = _expand(f"{head}({parameters.declaration}):\n{body}", parameters, prefix)
     namespace = {prefix + name: helper for name, helper in helpers.items()}
     namespace[f"{prefix}fn"] = fn
     namespace[f"{prefix}partial"] = functools.partial
-    wrapper = _function(source, templates.name, namespace)
-    return cast("Callable[P, R]", _dress(wrapper, fn))
+    function = _function(source, head.rpartition(" ")[2], namespace)
+    if parameters.own:
+        # The same objects by reference: no default value ever enters the source.
+        function.__defaults__ = fn.__defaults__  # type: ignore[attr-defined]  # `own` means a plain function
+        function.__kwdefaults__ = fn.__kwdefaults__  # type: ignore[attr-defined]
+    return function
 
 
 def colour_of(fn: object) -> Colour:
@@ -185,19 +220,34 @@ def _is_marked(fn: object) -> bool:
     return bool(getattr(inner, "_is_coroutine_mark", None) or getattr(inner, "_is_coroutine", None))
 
 
-class _Parameters(NamedTuple):
-    """The parameters of a wrapper, as source text."""
+class Parameters(NamedTuple):
+    """The parameters of a wrapper, as source text.
+
+    Attributes:
+        names: All of them, in order.
+        declaration: As they stand in a `def`, without defaults.
+        arguments: As they stand in a call that passes them on.
+        own: Whether they are the function's own; else they are `*args, **kwargs`.
+        variadic: Whether there is a `*` or `**` parameter among them.
+    """
 
     names: tuple[str, ...]
     declaration: str
     arguments: str
+    own: bool
+    variadic: bool
 
     @classmethod
-    def of(cls, fn: object) -> _Parameters:
+    def any(cls) -> Parameters:
+        """Return `*args, **kwargs`."""
+        return cls(("args", "kwargs"), "*args, **kwargs", "*args, **kwargs", own=False, variadic=True)
+
+    @classmethod
+    def of(cls, fn: object) -> Parameters:
         """Read them from the code object; anything but a plain Python function takes `*args, **kwargs`."""
         code: CodeType | None = getattr(fn, "__code__", None)
         if code is None or not hasattr(fn, "__kwdefaults__"):
-            return cls(("args", "kwargs"), "*args, **kwargs", "*args, **kwargs")
+            return cls.any()
         names = code.co_varnames[: _parameter_count(code)]
         positional, rest = names[: code.co_argcount], list(names[code.co_argcount :])
         keywords, rest = rest[: code.co_kwonlyargcount], rest[code.co_kwonlyargcount :]
@@ -216,7 +266,8 @@ class _Parameters(NamedTuple):
             star = "**" + rest.pop(0)
             declared.append(star)
             passed.append(star)
-        return cls(names, ", ".join(declared), ", ".join(passed))
+        variadic = bool(code.co_flags & (_VARARGS | _VARKEYWORDS))
+        return cls(names, ", ".join(declared), ", ".join(passed), own=True, variadic=variadic)
 
 
 def _parameter_count(code: CodeType) -> int:
@@ -231,7 +282,7 @@ def _unused_prefix(names: tuple[str, ...]) -> str:
     return prefix
 
 
-def _expand(template: str, parameters: _Parameters, prefix: str) -> str:
+def _expand(template: str, parameters: Parameters, prefix: str) -> str:
     call = f"{prefix}fn({parameters.arguments})"
     later = f"{prefix}partial({', '.join(filter(None, (prefix + 'fn', parameters.arguments)))})"
     texts = {"call": call, "later": later, "arguments": parameters.arguments}
@@ -263,12 +314,3 @@ def _compile(source: str, name: str) -> CodeType:
                 code.co_filename,
             )
     return code
-
-
-def _dress(wrapper: AnyCallable, fn: object) -> AnyCallable:
-    functools.update_wrapper(wrapper, cast("AnyCallable", fn))
-    if hasattr(fn, "__kwdefaults__"):
-        # The same objects by reference: no default value ever enters the source.
-        wrapper.__defaults__ = fn.__defaults__  # type: ignore[attr-defined]  # a plain function, as found above
-        wrapper.__kwdefaults__ = fn.__kwdefaults__
-    return wrapper
