@@ -20,7 +20,7 @@ import enum
 import functools
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ class Policy:
             self._bound = self(_call)
         return cast("R", self._bound(fn, *args, **kwargs))
 
-    async def acall(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await `fn(*args, **kwargs)` under this policy."""
         if self._abound is None:
             self._abound = self(_acall)
-        return await self._abound(fn, *args, **kwargs)
+        return cast("R", await self._abound(fn, *args, **kwargs))
 
     def _helpers(self) -> Mapping[str, Any]:
         raise NotImplementedError
