@@ -133,11 +133,11 @@ def wrap(
         TypeError: `fn` cannot be called, or has a colour without a template.
     """
     colour = colour_of(fn)
-    body = {Colour.BLOCKING: templates.blocking, Colour.ASYNCIO: templates.asyncio}.get(colour)
+    body = templates.of(colour)
     if body is None:
         raise TypeError(f"{templates.name} cannot protect {name_of(fn)}: it is a {colour.value} function")
     parameters = Parameters.any() if as_made else Parameters.of(fn)
-    lead = "async def" if colour is Colour.ASYNCIO else "def"
+    lead = "async def" if colour in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR} else "def"
     wrapper = _generate(fn, f"{lead} {templates.name}", parameters, body, helpers)
     return cast("Callable[P, R]", functools.update_wrapper(wrapper, cast("AnyCallable", fn)))
 

@@ -120,7 +120,20 @@ class CommitOutcomeUnknownError(PaintkitError):
 
 
 class QueryGuardError(PaintkitError):
-    """More statements ran than a query guard allows."""
+    """More statements ran than a query guard allows.
+
+    Args:
+        message: How many ran, how many are allowed, and which.
+        statements: What ran, in order; each has `sql` and `site`.
+    """
+
+    def __init__(self, message: str, statements: tuple[object, ...] = ()) -> None:
+        super().__init__(message, statements)
+        #: What ran, in order.
+        self.statements = statements
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class BatcherClosedError(PaintkitError, RuntimeError):

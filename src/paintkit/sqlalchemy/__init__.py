@@ -1,0 +1,24 @@
+"""SQLAlchemy, with units of work that neither lose nor leak a row."""
+
+from __future__ import annotations
+
+from paintkit.sqlalchemy.functions import on_commit, read_only, with_database_session
+from paintkit.sqlalchemy.manager import DatabaseConnectionManager
+from paintkit.sqlalchemy.pool import POOL_SETTINGS, PoolConfig
+from paintkit.sqlalchemy.queries import query_guard
+from paintkit.sqlalchemy.sessions import UnitOfWork
+from paintkit.sqlalchemy.sizing import Finding
+from paintkit.sqlalchemy.transient import is_transient
+
+__all__ = [
+    "POOL_SETTINGS",
+    "DatabaseConnectionManager",
+    "Finding",
+    "PoolConfig",
+    "UnitOfWork",
+    "is_transient",
+    "on_commit",
+    "query_guard",
+    "read_only",
+    "with_database_session",
+]

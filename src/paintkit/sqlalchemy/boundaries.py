@@ -1,0 +1,423 @@
+"""Where a unit of work begins and ends: one boundary, as a block, a decorator, or around the steps of a generator."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
+
+from sqlalchemy.orm import Session, SessionTransaction
+
+from paintkit import _arguments, ambient, clock
+from paintkit._runtime import drive
+from paintkit._wrap import Colour, Templates, colour_of, name_of, wrap
+from paintkit.errors import NoUnitOfWorkError
+from paintkit.sqlalchemy import hooks
+from paintkit.sqlalchemy.sessions import UnitOfWork
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from paintkit.typing import P, R, Seconds
+
+__all__ = ["Boundary", "Isolation", "Options", "Propagation", "decorate"]
+
+T = TypeVar("T")
+
+Propagation = Literal["required", "nested", "requires_new", "mandatory", "never"]
+Isolation = Literal["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+_PROPAGATIONS: Final = ("required", "nested", "requires_new", "mandatory", "never")
+_ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a boundary behaves; see `DatabaseConnectionManager.unit_of_work`."""
+
+    propagation: Propagation = "required"
+    read_only: bool = False
+    isolation: Isolation | None = None
+    timeout: float | None = None
+    rollback_if: Callable[[Any], object] | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        propagation: Propagation,
+        read_only: bool,
+        isolation: Isolation | None,
+        timeout: Seconds | None,
+        rollback_if: Callable[[Any], object] | None,
+    ) -> Options:
+        """Return the options, or raise an error that names the one that is wrong."""
+        return cls(
+            cast(Propagation, _arguments.choice("propagation", propagation, _PROPAGATIONS)),
+            _arguments.flag("read_only", read_only),
+            None
+            if isolation is None
+            else cast(Isolation, _arguments.choice("isolation", isolation, _ISOLATIONS)),
+            None if timeout is None else _arguments.seconds("timeout", timeout),
+            None if rollback_if is None else _arguments.callback("rollback_if", rollback_if),
+        )
+
+
+class Owner(Protocol):
+    """What a boundary needs of the manager that it belongs to."""
+
+    is_async: bool
+
+    def open_unit(self) -> UnitOfWork | None:
+        """Return the innermost open unit of work of this manager."""
+        ...
+
+    def begin(self, options: Options, outer: UnitOfWork | None) -> UnitOfWork:
+        """Begin a unit of work with a session of its own."""
+        ...
+
+    def ended(self, unit: UnitOfWork) -> None:
+        """A unit of work of this manager has ended."""
+        ...
+
+
+class Boundary:
+    """One passage through a boundary: enter it once, leave it once.
+
+    The outermost boundary begins a unit of work and ends it. One inside joins it, or guards a savepoint in it.
+    """
+
+    __slots__ = (
+        "_db",
+        "_deadline",
+        "_discard",
+        "_joined",
+        "_options",
+        "_outer",
+        "_outer_deadline",
+        "_savepoint",
+        "_unit",
+    )
+
+    def __init__(self, db: Owner, options: Options) -> None:
+        self._db = db
+        self._options = options
+        self._unit: UnitOfWork | None = None
+        self._joined = False
+        self._savepoint: SessionTransaction | None = None
+        self._discard = False
+        self._deadline: float | None = None
+
+    def __enter__(self) -> Session:
+        self._require(asyncio=False)
+        self.open()
+        return cast(Session, self._session())
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        actions = self.close(error)
+        if actions:
+            with _outside():
+                drive(hooks.run(actions))
+
+    async def __aenter__(self) -> AsyncSession:
+        self._require(asyncio=True)
+        if self._options.propagation == "nested":
+            await _in_greenlet(self.open)
+        else:
+            self.open()
+        return cast("AsyncSession", self._session())
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if self._joined and self._savepoint is None:
+            self.close(error)
+            return
+        try:
+            actions = await _uncancelled(_in_greenlet(self.close, error))
+        finally:
+            self.suspend()  # in this context: the end had one of its own
+        if actions:
+            with _outside():
+                await hooks.run(actions)
+
+    def judged(self, result: T) -> T:
+        """Return a result, having noted whether it asks for a rollback."""
+        rule = self._options.rollback_if or _is_error_response
+        if rule(result):
+            self._discard = True
+        return result
+
+    def open(self) -> None:
+        """Begin, join or refuse, and make the unit of work ambient."""
+        options = self._options
+        unit = self._db.open_unit()
+        _refuse(options.propagation, unit)
+        if unit is None or options.propagation == "requires_new":
+            if options.propagation != "never":
+                self._unit = self._db.begin(options, unit)
+        else:
+            self._join(unit)
+        self._deadline = _sooner(options.timeout)
+        self.resume()
+
+    def _join(self, unit: UnitOfWork) -> None:
+        isolation = self._options.isolation
+        if isolation is not None and isolation != unit.isolation:
+            raise ValueError(
+                f"isolation={isolation!r} cannot be had inside a unit of work of isolation {unit.isolation or 'default'!r}: "
+                "open the outer one with it, or use propagation='requires_new'"
+            )
+        if self._options.propagation == "nested":
+            self._savepoint = unit.session.begin_nested()
+        self._unit = unit
+        self._joined = True
+        unit.depth += 1
+
+    def close(self, error: BaseException | None) -> list[hooks.Action]:
+        """Leave the boundary as it was left; return the actions that may run now."""
+        unit = self._unit
+        try:
+            if unit is None:
+                return []
+            if self._savepoint is not None:
+                self._end_savepoint(unit, self._savepoint, error)
+            elif self._joined:
+                self._leave(unit, error)
+            else:
+                unit.discarded = unit.discarded or self._discard
+                return self._end(unit, error)
+            return []
+        finally:
+            if unit is not None:
+                unit.depth -= 1
+            self.suspend()
+
+    def _end(self, unit: UnitOfWork, error: BaseException | None) -> list[hooks.Action]:
+        try:
+            return unit.end(error)
+        finally:
+            self._db.ended(unit)
+
+    def _leave(self, unit: UnitOfWork, error: BaseException | None) -> None:
+        if error is None and self._discard:
+            error = RuntimeError("the result of an inner boundary asked for a rollback")
+        # An early end of a generator is no failure of the work around it.
+        if error is not None and not isinstance(error, GeneratorExit):
+            unit.doom(error)
+
+    def _end_savepoint(
+        self, unit: UnitOfWork, savepoint: SessionTransaction, error: BaseException | None
+    ) -> None:
+        if error is None and not self._discard:
+            try:
+                unit.refuse_doomed()
+                savepoint.commit()
+            except BaseException as failure:
+                _roll_back(unit, savepoint, failure)
+                raise
+        else:
+            _roll_back(unit, savepoint, error)
+
+    def resume(self) -> None:
+        """Make the unit of work ambient, in the place of whatever is."""
+        self._outer = ambient.unit_of_work.get()
+        self._outer_deadline = ambient.deadline.get()
+        if self._unit is not None:
+            if self._unit.over:
+                raise NoUnitOfWorkError(
+                    "the unit of work that this generator joined has ended: exhaust it inside"
+                )
+            ambient.unit_of_work.set(self._unit)
+        if self._deadline is not None:
+            ambient.deadline.set(self._deadline)
+
+    def suspend(self) -> None:
+        """Make ambient again what was before `resume`."""
+        # Not by tokens: a generator may be closed in another context than the one it was opened in.
+        ambient.unit_of_work.set(self._outer)
+        ambient.deadline.set(self._outer_deadline)
+
+    def _session(self) -> object:
+        unit = self._unit
+        return None if unit is None else unit.async_session or unit.session
+
+    def _require(self, *, asyncio: bool) -> None:
+        if self._db.is_async is not asyncio:
+            raise TypeError(
+                "this manager is blocking: use `with`, or give a manager an async engine"
+                if asyncio
+                else "this manager is async: use `async with`"
+            )
+
+
+def _refuse(propagation: Propagation, unit: UnitOfWork | None) -> None:
+    if propagation == "mandatory" and unit is None:
+        raise NoUnitOfWorkError(
+            "propagation='mandatory' joins a unit of work, and none is open: open one around it"
+        )
+    if propagation == "never" and unit is not None:
+        raise RuntimeError(
+            "propagation='never' refuses to run inside a unit of work: call it before or after"
+        )
+
+
+def _sooner(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    due, outer = clock.now() + timeout, ambient.deadline.get()
+    return due if outer is None else min(due, outer)
+
+
+def _roll_back(unit: UnitOfWork, savepoint: SessionTransaction, error: BaseException | None) -> None:
+    try:
+        savepoint.rollback()
+    except Exception as failure:
+        # Without its savepoint nobody knows what the transaction holds; and the first error is the one to tell.
+        unit.doom(failure)
+        if error is None:
+            raise
+        error.add_note(f"paintkit: the rollback to the savepoint failed, too: {failure!r}")
+
+
+def _is_error_response(result: object) -> bool:
+    status = getattr(result, "status_code", None)
+    return isinstance(status, int) and status >= 400 and not hasattr(type(result), "__mapper__")  # noqa: PLR2004 - HTTP's
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """Leave every unit of work: what runs after a commit is no part of anything that may still roll back."""
+    token = ambient.unit_of_work.set(None)
+    try:
+        yield
+    finally:
+        ambient.unit_of_work.reset(token)
+
+
+async def _in_greenlet(call: Callable[..., T], *args: object) -> T:
+    from sqlalchemy.util import greenlet_spawn
+
+    return await greenlet_spawn(call, *args)
+
+
+async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Await work to its end even if this task is cancelled meanwhile; the cancellation follows then."""
+    import asyncio
+
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
+# What the generated wrappers do; see `paintkit._wrap`.
+_BLOCKING: Final = """\
+    $boundary = $open()
+    with $boundary:
+        return $boundary.judged($call)
+"""
+_ASYNCIO: Final = """\
+    $boundary = $open()
+    async with $boundary:
+        return $boundary.judged(await $call)
+"""
+_GENERATOR: Final = """\
+    return (yield from $stream($open(), $later))
+"""
+# Sent values and thrown errors are passed on by hand: there is no `yield from` under asyncio.
+_ASYNC_GENERATOR: Final = """\
+    $steps, $sent, $thrown = $astream($open(), $later), None, None
+    try:
+        while True:
+            $item = await ($steps.asend($sent) if $thrown is None else $steps.athrow($thrown))
+            $sent = $thrown = None
+            try:
+                $sent = yield $item
+            except $GeneratorExit:
+                raise
+            except $BaseException as $error:
+                $thrown = $error
+    except $StopAsyncIteration:
+        return
+    finally:
+        await $steps.aclose()
+"""
+_TEMPLATES: Final = Templates("with_database_session", _BLOCKING, _ASYNCIO, _GENERATOR, _ASYNC_GENERATOR)
+
+
+def decorate(
+    fn: Callable[P, R], open_boundary: Callable[[], Boundary], *, is_async: bool | None
+) -> Callable[P, R]:
+    """Return `fn` inside a boundary of its own for every call.
+
+    Args:
+        fn: A function, method or generator function.
+        open_boundary: Makes the boundary of one call.
+        is_async: The colour of the manager, `None` if it is not known before the call.
+
+    Raises:
+        TypeError: `fn` has the other colour, or cannot be called.
+    """
+    colour = colour_of(fn)
+    if is_async is not None and is_async is not (colour in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR}):
+        raise TypeError(
+            f"{name_of(fn)} is {'a plain' if is_async else 'an async'} function and this manager is "
+            f"{'async' if is_async else 'blocking'}: a manager has one colour; make another with "
+            f"{'a blocking' if is_async else 'an async'} engine"
+        )
+    helpers = {
+        "open": open_boundary,
+        "stream": _stream,
+        "astream": _astream,
+        "GeneratorExit": GeneratorExit,
+        "BaseException": BaseException,
+        "StopAsyncIteration": StopAsyncIteration,
+    }
+    return wrap(fn, _TEMPLATES, helpers)
+
+
+def bound(db: Owner, options: Options) -> Callable[[], Boundary]:
+    """Return what opens the boundaries of one decorated function."""
+    return functools.partial(Boundary, db, options)
+
+
+def _stream(boundary: Boundary, make: Callable[[], Generator[Any, Any, T]]) -> Generator[Any, Any, T]:
+    """Run a generator inside a boundary that is ambient only while the generator's own code runs."""
+    with boundary:
+        items = make()
+        step, argument = items.send, None
+        while True:
+            try:
+                item = step(argument)
+            except StopIteration as stop:
+                return cast(T, stop.value)
+            boundary.suspend()
+            try:
+                step, argument = items.send, (yield item)
+            except BaseException as error:  # noqa: BLE001 - it belongs to the generator, GeneratorExit included
+                step, argument = items.throw, error
+            finally:
+                boundary.resume()
+
+
+async def _astream(
+    boundary: Boundary, make: Callable[[], AsyncGenerator[Any, Any]]
+) -> AsyncGenerator[Any, Any]:
+    """The same for an async generator."""
+    async with boundary:
+        items = make()
+        step, argument = items.asend, None
+        while True:
+            try:
+                item = await step(argument)
+            except StopAsyncIteration:
+                return
+            boundary.suspend()
+            try:
+                step, argument = items.asend, (yield item)
+            except BaseException as error:  # noqa: BLE001 - it belongs to the generator, GeneratorExit included
+                step, argument = items.athrow, error
+            finally:
+                boundary.resume()

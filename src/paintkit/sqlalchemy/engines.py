@@ -1,0 +1,157 @@
+"""How an engine is made from a URL, and what its dialect needs before a unit of work can rely on it."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import Pool
+
+from paintkit.sqlalchemy.pool import AsyncPool, BlockingPool, PoolConfig, understood
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["BEGIN_MODE", "is_async", "make_engine", "normalized_url", "take_begin_control"]
+
+#: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
+BEGIN_MODE: Final = "paintkit_begin"
+
+# Drivers differ between versions of SQLAlchemy; a URL without one gets the driver that paintkit is tested with.
+_DRIVERS: Final = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+
+_memory_numbers = itertools.count(1)
+
+
+def normalized_url(url: URL | str) -> URL:
+    """Return the URL with its driver named; `postgres://` is understood.
+
+    Raises:
+        TypeError: It is neither a string nor a URL.
+        ValueError: It is no database URL, or names a database that SQLAlchemy does not know.
+
+    Example:
+        >>> normalized_url("postgres://localhost/studio").drivername
+        'postgresql+psycopg'
+    """
+    if not isinstance(url, URL | str):
+        raise TypeError(f"a database is named by a URL, not by {type(url).__name__}")
+    try:
+        parsed = make_url(url)
+        named = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        named.get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the driver of this database is not installed: {error}") from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        # The text of the URL is not repeated: it may hold a password.
+        raise ValueError(
+            f"not a database URL ({type(error).__name__}): write it as 'dialect+driver://user@host/name'"
+        ) from None
+    return named
+
+
+def is_async(url: URL) -> bool:
+    """Whether the driver of this URL works under asyncio only."""
+    return url.get_dialect().is_async
+
+
+def make_engine(url: URL, options: Mapping[str, Any]) -> Engine | AsyncEngine:
+    """Create the engine of a URL: asyncio's for an async-only driver, blocking otherwise.
+
+    Args:
+        url: As `normalized_url` returns it.
+        options: For `create_engine`; those that the pool's class does not understand are left out.
+    """
+    settings = dict(options)
+    asyncio = is_async(url)
+    if _is_plain_memory(url) and "poolclass" not in settings:
+        url = _shared_memory(url)
+        # A memory database ends with its last connection: the pool may not replace one.
+        settings |= {"pool_recycle": -1, "pool_pre_ping": False}
+    poolclass: type[Pool] = settings.setdefault("poolclass", AsyncPool if asyncio else BlockingPool)
+    settings = understood(settings, poolclass)
+    if asyncio:
+        from sqlalchemy.ext.asyncio import create_async_engine
+
+        made = create_async_engine(url, **settings)
+        _tune(made.sync_engine, url)
+        return made
+    engine = create_engine(url, **settings)
+    _tune(engine, url)
+    return engine
+
+
+def sync_engine(engine: object) -> Engine | None:
+    """Return the engine itself, or the one within an `AsyncEngine`; `None` for anything else."""
+    if isinstance(engine, Engine):
+        return engine
+    # Whoever made an AsyncEngine has loaded its module.
+    module = sys.modules.get("sqlalchemy.ext.asyncio")
+    if module is not None and isinstance(engine, module.AsyncEngine):
+        return engine.sync_engine  # type: ignore[no-any-return]  # found through sys.modules
+    return None
+
+
+def take_begin_control(engine: Engine) -> None:
+    """Let SQLite transactions begin when SQLAlchemy says so.
+
+    Python's driver begins by itself, before the first write and not before a SAVEPOINT: a released savepoint then
+    survives the rollback of what should surround it.
+    """
+    if engine.dialect.name == "sqlite" and not event.contains(engine, "begin", _begin):
+        event.listen(engine, "begin", _begin)
+
+
+def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
+    # At every start: SQLAlchemy hands the driver its own control back whenever it resets an isolation level.
+    connection.connection.dbapi_connection.isolation_level = None  # type: ignore[union-attr]  # sqlite3's attribute
+    connection.exec_driver_sql(f"BEGIN {options.get(BEGIN_MODE, 'DEFERRED')}")
+
+
+def _tune(engine: Engine, url: URL) -> None:
+    if engine.dialect.name != "sqlite":
+        return
+    read_only = url.query.get("mode") == "ro" or url.query.get("immutable") == "1"
+    pragmas = ["PRAGMA foreign_keys=ON"]
+    if not read_only and url.query.get("vfs") != "memdb":
+        # Readers and the one writer do not wait for each other; synced at checkpoints, safe against a crash of ours.
+        pragmas += ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"]
+
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    event.listen(engine, "connect", prepare)
+    if url.query.get("vfs") == "memdb":
+        _keep_alive(engine, str(url.database))
+
+
+def _is_plain_memory(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"} and not url.query
+
+
+def _shared_memory(url: URL) -> URL:
+    """A memory database that several connections share, each with a transaction and locks of its own."""
+    return url.set(database=f"file:/paintkit-{next(_memory_numbers)}", query={"vfs": "memdb", "uri": "true"})
+
+
+def _keep_alive(engine: Engine, database: str) -> None:
+    """Hold the memory database open as long as its engine lives, whatever the pool closes."""
+    memory = sqlite3.connect(f"{database}?vfs=memdb", uri=True, check_same_thread=False)
+    weakref.finalize(engine, memory.close)

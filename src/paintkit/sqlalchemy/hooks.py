@@ -1,0 +1,97 @@
+"""What waits for the real COMMIT: one page of actions for each open savepoint, run when the root is stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+__all__ = ["Action", "Ledger", "run"]
+
+_log: Final = logging.getLogger("paintkit.sqlalchemy")
+
+Action = Callable[[], object]
+
+
+class _Page:
+    """What was registered, and what went wrong, since one savepoint (or the root) began."""
+
+    __slots__ = ("actions", "doom", "released")
+
+    def __init__(self) -> None:
+        self.actions: list[Action] = []
+        self.doom: BaseException | None = None
+        self.released = False
+
+
+class Ledger:
+    """The pages of one unit of work, the root's first.
+
+    SQLAlchemy ends a nested transaction before it tells that it was rolled back, and it tells of a commit before the
+    end. So a page moves into its parent only if it was released before it closed; otherwise it is forgotten, with all
+    that was registered or went wrong in it.
+    """
+
+    __slots__ = ("_pages",)
+
+    def __init__(self) -> None:
+        self._pages = [_Page()]
+
+    def add(self, action: Action) -> None:
+        """Register an action in the innermost open savepoint."""
+        self._pages[-1].actions.append(action)
+
+    def doom(self, cause: BaseException, *, root: bool = False) -> None:
+        """Note that the innermost savepoint (or the root, and so everything) can only be rolled back."""
+        page = self._pages[0 if root else -1]
+        page.doom = page.doom or cause
+
+    @property
+    def cause(self) -> BaseException | None:
+        """Why the innermost savepoint, or one around it, can only be rolled back; `None` if it need not be."""
+        return next((page.doom for page in self._pages if page.doom is not None), None)
+
+    def open(self) -> None:
+        """A savepoint began."""
+        self._pages.append(_Page())
+
+    def release(self) -> None:
+        """The innermost savepoint was released."""
+        self._pages[-1].released = True
+
+    def close(self) -> None:
+        """The innermost savepoint ended, released or not."""
+        page = self._pages.pop()
+        if page.released:
+            parent = self._pages[-1]
+            parent.actions += page.actions
+            parent.doom = parent.doom or page.doom
+
+    def forget(self) -> None:
+        """The root was rolled back."""
+        for page in self._pages:
+            page.actions.clear()
+
+    def take(self) -> list[Action]:
+        """Return the actions of the root, in the order in which they were registered, and keep none."""
+        actions, self._pages[0].actions = self._pages[0].actions, []
+        return actions
+
+
+async def run(actions: Iterable[Action]) -> None:
+    """Run every action, whatever the others do; a failing one is logged.
+
+    What is stored is stored: no error of an action reaches the caller. An interrupt does, once all actions have run.
+    """
+    interrupt: BaseException | None = None
+    for action in actions:
+        try:
+            result: Any = action()
+            if hasattr(result, "__await__"):
+                await result
+        except Exception:
+            _log.exception("the work is stored, but an action after its commit failed: %r", action)
+        except BaseException as error:  # noqa: BLE001 - raised again below, after the other actions
+            interrupt = interrupt or error
+    if interrupt is not None:
+        raise interrupt

@@ -1,0 +1,480 @@
+"""The database of an application: its engine, its sessions, its units of work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+
+from paintkit import _arguments, ambient
+from paintkit.errors import NoUnitOfWorkError
+from paintkit.sqlalchemy import engines
+from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, bound, decorate
+from paintkit.sqlalchemy.pool import PoolConfig, PoolWatch
+from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
+from paintkit.sqlalchemy.sizing import Finding, findings
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from sqlalchemy import URL
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+    from paintkit.typing import Decorator, P, R, Seconds
+
+__all__ = ["DatabaseConnectionManager", "managers"]
+
+E = TypeVar("E", bound="Engine | AsyncEngine")
+
+#: Every manager that is in use, for the free functions and for forked processes.
+managers: weakref.WeakSet[DatabaseConnectionManager] = weakref.WeakSet()
+
+
+class DatabaseConnectionManager:
+    """One database: the pool of its connections, and the boundaries of its units of work.
+
+    Args:
+        source: A URL (`postgres://` is understood), an `Engine`, an `AsyncEngine`, or a Flask app that is configured with
+            `SQLALCHEMY_DATABASE_URI` and, if you like, `SQLALCHEMY_ENGINE_OPTIONS`. A manager has one colour: async for an
+            `AsyncEngine` or the URL of an async-only driver, else blocking.
+        pool: The pool's options, default `PoolConfig()`; not with an engine, which has its pool already.
+        engine_options: Further options for `create_engine`; they win over those of `pool`. What the pool's class does not
+            understand is left out.
+
+    Raises:
+        TypeError: `source` is none of these.
+        ValueError: The URL is wrong or missing, its driver is not installed, or an engine came with pool options.
+
+    Example:
+        >>> import sqlalchemy
+        >>> db = DatabaseConnectionManager("sqlite://")
+        >>> with db.unit_of_work() as session:
+        ...     session.scalar(sqlalchemy.text("select 40 + 2"))
+        42
+        >>> db.close()
+    """
+
+    def __init__(
+        self,
+        source: str | URL | Engine | AsyncEngine | Flask,
+        *,
+        pool: PoolConfig | None = None,
+        engine_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if pool is not None and not isinstance(pool, PoolConfig):
+            raise TypeError(
+                f"pool must be a PoolConfig, not {type(pool).__name__}: write PoolConfig(**options)"
+            )
+        self._creating = threading.Lock()
+        self._engine: Engine | None = None
+        self._async_engine: AsyncEngine | None = None
+        self._watch: PoolWatch | None = None
+        self._app: Flask | None = None
+        self._binds: dict[tuple[bool, str | None], Engine | AsyncEngine] = {}
+        self._pool = pool or PoolConfig()
+        self._options = dict(engine_options or {})
+        # How `db.session` finds a session outside a unit of work: an app that is attached says so.
+        self._read_session: Callable[[], ReadSession | None] = _no_session
+        self._open_reader: Callable[[], ReadSession | None] = _no_session
+        engine = engines.sync_engine(source)
+        if engine is not None:
+            if pool is not None or engine_options:
+                raise ValueError(
+                    "an engine has its pool already: give pool options to create_engine, or pass the URL"
+                )
+            self.is_async = engine is not source
+            self._adopt(source)
+        elif _is_flask(source):
+            self._configure_from(source)  # type: ignore[arg-type]  # `_is_flask` has seen to it
+        else:
+            self._url = engines.normalized_url(source)  # type: ignore[arg-type]  # raises TypeError for anything else
+            self.is_async = engines.is_async(self._url)
+        managers.add(self)
+
+    # The engine and its pool.
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; of an async manager the blocking one within its `AsyncEngine`."""
+        if self._engine is None:
+            with self._creating:
+                if self._engine is None:
+                    self._adopt(engines.make_engine(self._url, self._engine_options()))
+        assert self._engine is not None
+        return self._engine
+
+    @property
+    def async_engine(self) -> AsyncEngine:
+        """The engine of an async manager.
+
+        Raises:
+            TypeError: This manager is blocking.
+        """
+        engine = self.engine
+        if self._async_engine is None:
+            raise TypeError(f"this manager is blocking: use db.engine ({engine.url.drivername})")
+        return self._async_engine
+
+    def configure_pool(self, pool: PoolConfig | None = None) -> None:
+        """Set the options of the pool, before the first use of the database.
+
+        Of a Flask app the options become `SQLALCHEMY_ENGINE_OPTIONS`; what the app has set there by itself stays.
+
+        Args:
+            pool: The options, default those that the manager was given.
+
+        Raises:
+            RuntimeError: The engine exists already, so its pool cannot change any more.
+        """
+        if self._engine is not None:
+            if pool is None:
+                return
+            raise RuntimeError(
+                "the engine has its pool already: call configure_pool() before the database is used"
+            )
+        self._pool = pool or self._pool
+        if self._app is not None:
+            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = self._engine_options()
+
+    def get_connection_stats(self) -> dict[str, int | float | None]:
+        """Return what the pool holds at this moment.
+
+        Returns:
+            `size`, `checked_in`, `checked_out`, `overflow` (connections beyond `size`, never negative), `overflow_raw` (as
+            SQLAlchemy counts it), `total`, `capacity` (`size` and the allowed overflow), `utilization` (of the capacity, 0
+            to 1) and `invalid` (connections found broken so far). `None` stands where this class of pool knows nothing.
+        """
+        engine = self.engine
+        assert self._watch is not None
+        return self._watch.read(engine.pool)
+
+    def check(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
+        """Compare what all processes together may open with what the server allows.
+
+        Args:
+            workers: Processes of one replica; default the environment's `WEB_CONCURRENCY`, else 1.
+            replicas: How many machines or containers run them.
+
+        Returns:
+            The findings, worst first; a database that cannot be reached is a finding, too.
+        """
+        if self.is_async:
+            raise TypeError("this manager is async: await db.acheck()")
+        with contextlib.ExitStack() as stack:
+            return self._findings(lambda: stack.enter_context(self.engine.connect()), workers, replicas)
+
+    async def acheck(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
+        """Do as `check` does, for an async manager."""
+        from sqlalchemy.util import greenlet_spawn
+
+        def look() -> list[Finding]:
+            with contextlib.ExitStack() as stack:
+                return self._findings(
+                    lambda: stack.enter_context(self.async_engine.sync_engine.connect()), workers, replicas
+                )
+
+        return await greenlet_spawn(look)
+
+    def close(self) -> None:
+        """Close the idle connections and take the manager out of use; open units of work keep theirs to the end."""
+        managers.discard(self)
+        if self._engine is not None and not self.is_async:
+            self._engine.dispose()
+
+    async def aclose(self) -> None:
+        """Do as `close` does, for an async manager."""
+        managers.discard(self)
+        if self._async_engine is not None:
+            await self._async_engine.dispose()
+
+    # Sessions and units of work.
+
+    @property
+    def session(self) -> Session:
+        """The session of the open unit of work; in Flask, outside of one, a session that only reads.
+
+        Raises:
+            NoUnitOfWorkError: No unit of work is open here, or it belongs to another thread.
+            TypeError: This manager is async.
+        """
+        if self.is_async:
+            raise TypeError("this manager is async: use db.async_session")
+        unit = self.open_unit()
+        if unit is not None:
+            return unit.session
+        session = self._read_session()
+        if session is None:
+            raise NoUnitOfWorkError(
+                "no unit of work is open: decorate the function with @db.with_database_session, or open one with "
+                "`with db.unit_of_work() as session:`"
+            )
+        return session
+
+    @property
+    def async_session(self) -> AsyncSession:
+        """The session of the open unit of work of an async manager.
+
+        Raises:
+            NoUnitOfWorkError: No unit of work is open here, or it belongs to another task.
+            TypeError: This manager is blocking.
+        """
+        if not self.is_async:
+            raise TypeError("this manager is blocking: use db.session")
+        unit = self.open_unit()
+        if unit is None:
+            raise NoUnitOfWorkError(
+                "no unit of work is open: decorate the function with @db.with_database_session, or open one with "
+                "`async with db.unit_of_work() as session:`"
+            )
+        return unit.async_session  # type: ignore[no-any-return]  # typed Any, for the asyncio half loads late
+
+    def unit_of_work(
+        self,
+        *,
+        propagation: Propagation = "required",
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        timeout: Seconds | None = None,
+    ) -> Boundary:
+        """Open a boundary as a block: `with db.unit_of_work() as session:`, or `async with` for an async manager.
+
+        The outermost boundary owns the unit of work: it commits when the block ends, rolls back on any error
+        (`BaseException` included), and closes the session. Objects stay readable after it.
+
+        Args:
+            propagation: What to do about a unit of work that is open already. `"required"` joins it: a failure inside then
+                dooms the whole unit, even if it is caught. `"nested"` guards a savepoint in it, so that a failure inside
+                may be caught. `"requires_new"` opens another one beside it, on a second connection. `"mandatory"` joins and
+                raises if none is open. `"never"` raises if one is open, and runs without any: there is no session.
+            read_only: Refuse writes; the transaction is READ ONLY on PostgreSQL. Of the outermost boundary only.
+            isolation: The isolation level of the transaction, default the engine's.
+            timeout: Seconds for everything inside: an ambient deadline, and PostgreSQL's `statement_timeout`.
+
+        Raises:
+            TypeError: An argument is of the wrong kind, or the block is of the other colour.
+            ValueError: An argument is wrong, or the unit of work to be joined has another isolation level.
+            NoUnitOfWorkError: `"mandatory"` found none.
+            UnexpectedRollbackError: At the end: a failure inside was swallowed, so nothing was stored.
+            CommitOutcomeUnknownError: At the end: the connection was lost during COMMIT.
+        """
+        return Boundary(self, Options.checked(propagation, read_only, isolation, timeout, None))
+
+    @overload
+    def with_database_session(self, fn: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
+    def with_database_session(
+        self,
+        /,
+        *,
+        propagation: Propagation = "required",
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        timeout: Seconds | None = None,
+        rollback_if: Callable[[Any], object] | None = None,
+    ) -> Decorator: ...
+
+    def with_database_session(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        propagation: Propagation = "required",
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        timeout: Seconds | None = None,
+        rollback_if: Callable[[Any], object] | None = None,
+    ) -> Callable[..., Any]:
+        """Run every call of a function in a unit of work: `@db.with_database_session`, bare or called.
+
+        A generator's unit of work opens at its first item, ends when it is exhausted or closed, and is ambient only while
+        its own code runs.
+
+        Args:
+            fn: The function, method or generator function, of the manager's colour.
+            propagation: See `unit_of_work`, as for the others.
+            read_only: See there.
+            isolation: See there.
+            timeout: See there.
+            rollback_if: Tells from the result whether to roll back, quietly; default: a result whose `status_code` is 400
+                or more, as of a Flask `Response`.
+
+        Raises:
+            TypeError: At decoration: the function is of the other colour, or an argument of the wrong kind.
+            ValueError: At decoration: an argument is wrong.
+        """
+        options = Options.checked(propagation, read_only, isolation, timeout, rollback_if)
+        opening = bound(self, options)
+        if fn is not None:
+            return decorate(fn, opening, is_async=self.is_async)
+
+        def decorator(fn: Callable[P, R], /) -> Callable[P, R]:
+            return decorate(fn, opening, is_async=self.is_async)
+
+        return decorator
+
+    def on_commit(self, action: Callable[[], object]) -> None:
+        """Run `action` once the open unit of work is stored; at once if none is open.
+
+        It runs after the real COMMIT, never after a savepoint, outside the unit of work and with its connection given
+        back, in the order of registration. A rollback, be it of the savepoint around the call, forgets it. A failing
+        action is logged.
+
+        Args:
+            action: Takes nothing; may be `async def` on an async manager, inside a unit of work.
+        """
+        unit = self.open_unit()
+        if unit is None:
+            _arguments.callback("action", action)()
+        else:
+            unit.defer(action if self.is_async else _arguments.callback("action", action))
+
+    def init_app(self, app: Flask) -> None:
+        """Attach the manager to a Flask app: one read session for each app context, closed at its end.
+
+        Raises:
+            ValueError: The app has another manager.
+        """
+        from paintkit.sqlalchemy.flask import attach
+
+        self._read_session, self._open_reader = attach(app, self)
+
+    # What boundaries ask: see `paintkit.sqlalchemy.boundaries.Owner`.
+
+    def open_unit(self) -> UnitOfWork | None:
+        """Return the innermost open unit of work of this manager, or `None`.
+
+        Raises:
+            NoUnitOfWorkError: It belongs to another thread or task.
+        """
+        unit = ambient.unit_of_work.get()
+        while isinstance(unit, UnitOfWork):
+            if unit.label is self and not unit.over:
+                unit.check_owner()
+                return unit
+            unit = unit.outer
+        return None
+
+    def begin(self, options: Options, outer: UnitOfWork | None) -> UnitOfWork:
+        """Begin a unit of work with a session of its own; no connection is taken before the first statement."""
+        engine = self.engine
+        if outer is not None and isinstance(engine.pool, StaticPool | SingletonThreadPool):
+            raise ValueError(
+                f"propagation='requires_new' needs a second connection, and a {type(engine.pool).__name__} has only one"
+            )
+        session, face = self._new_session(options)
+        unit = UnitOfWork(
+            session,
+            ambient.unit_of_work.get(),
+            label=self,
+            read_only=options.read_only,
+            isolation=options.isolation,
+            timeout=options.timeout,
+        )
+        unit.async_session = face
+        self._let_reader_rest(expire=False)
+        return unit
+
+    def ended(self, unit: UnitOfWork) -> None:
+        """Let the read session see what a unit of work has stored."""
+        if unit.wrote:
+            self._let_reader_rest(expire=True)
+
+    def _let_reader_rest(self, *, expire: bool) -> None:
+        """Give the read session's connection back, so that a unit of work never waits for its own thread's other one."""
+        session = self._open_reader()
+        if session is not None:
+            session.rest(expire=expire)
+
+    def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:
+        if not self.is_async:
+            return UnitSession(self._bind(self.engine, options), expire_on_commit=False), None
+        from sqlalchemy.ext.asyncio import AsyncSession
+
+        bind = self._bind(self.async_engine, options)
+        face = AsyncSession(bind, sync_session_class=UnitSession, expire_on_commit=False)
+        return cast(UnitSession, face.sync_session), face
+
+    def _bind(self, engine: E, options: Options) -> E:
+        """Return the engine with the transaction options of a boundary; the pool is the same."""
+        key = (options.read_only, options.isolation)
+        bind = self._binds.get(key)
+        if bind is None:
+            bind = self._binds[key] = engine.execution_options(**self._transaction_options(options))
+        return cast(E, bind)
+
+    def _transaction_options(self, options: Options) -> dict[str, Any]:
+        # SQLite has one writer. A unit that takes its turn at once waits; one that read first would have to fail.
+        chosen: dict[str, Any] = {engines.BEGIN_MODE: "DEFERRED" if options.read_only else "IMMEDIATE"}
+        if options.isolation is not None:
+            chosen["isolation_level"] = options.isolation
+        if options.read_only and self.engine.dialect.name == "postgresql":
+            chosen["postgresql_readonly"] = True
+        return chosen
+
+    def _configure_from(self, app: Flask) -> None:
+        uri = app.config.get("SQLALCHEMY_DATABASE_URI")
+        if not uri:
+            raise ValueError("the app has no SQLALCHEMY_DATABASE_URI: set it before the manager is made")
+        self._url = engines.normalized_url(uri)
+        self.is_async = engines.is_async(self._url)
+        self._options = dict(app.config.get("SQLALCHEMY_ENGINE_OPTIONS") or {}) | self._options
+        self._app = app
+        self.configure_pool()
+        self.init_app(app)
+
+    def _engine_options(self) -> dict[str, Any]:
+        options = self._pool.as_engine_options(self._url)
+        connect_args = options["connect_args"] | self._options.get("connect_args", {})
+        return options | self._options | {"connect_args": connect_args}
+
+    def _adopt(self, engine: object) -> None:
+        inner = engines.sync_engine(engine)
+        assert inner is not None
+        if inner is not engine:
+            self._async_engine = engine  # type: ignore[assignment]  # what is no Engine here is an AsyncEngine
+        engines.take_begin_control(inner)
+        watch_errors(inner)
+        self._watch = PoolWatch(inner.pool)
+        self._engine = inner
+
+    def _findings(
+        self, connect: Callable[[], Connection], workers: int | None, replicas: int
+    ) -> list[Finding]:
+        if workers is None:
+            given = os.environ.get("WEB_CONCURRENCY", "")
+            workers = int(given) if given.isdecimal() and int(given) else 1
+        _arguments.count("workers", workers)
+        _arguments.count("replicas", replicas)
+        return findings(self.engine, connect, self.get_connection_stats(), workers, replicas)
+
+
+def _is_flask(source: object) -> bool:
+    flask = sys.modules.get("flask")
+    return flask is not None and isinstance(source, flask.Flask)
+
+
+def _no_session() -> None:
+    """Outside of every app there is no read session."""
+
+
+# Pools of the parent process: never used here and never closed, for their sockets are shared.
+_left_to_parent: list[Pool] = []
+
+
+def _after_fork_in_child() -> None:
+    for manager in list(managers):
+        engine = manager._engine
+        if engine is not None:
+            _left_to_parent.append(engine.pool)
+            engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,92 @@
+"""Whether the connections of all processes together fit the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from paintkit.errors import PaintkitError
+
+__all__ = ["Finding", "findings"]
+
+Level = Literal["error", "warning", "ok"]
+
+#: Connections left free for migrations, a console, and whatever else looks in.
+_RESERVE = 5
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        level: `"error"`, `"warning"` or `"ok"`.
+        topic: What was looked at, in a word or two.
+        message: What was found, with numbers, and what to change.
+    """
+
+    level: Level
+    topic: str
+    message: str
+
+
+def findings(
+    engine: Engine,
+    connect: Callable[[], Connection],
+    stats: Mapping[str, int | float | None],
+    workers: int,
+    replicas: int,
+) -> list[Finding]:
+    """Compare the pool, times workers and replicas, with what the server allows; the worst finding comes first."""
+    try:
+        connection = connect()
+    except (SQLAlchemyError, PaintkitError, OSError) as error:
+        # Its first line: drivers append hints of many lines.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return [Finding("error", "connection", f"the database cannot be reached: {reason}")]
+    found = [
+        Finding("ok", "connection", f"connected to {engine.dialect.name} through {engine.dialect.driver}")
+    ]
+    found += _size(connection, stats["capacity"], workers, replicas)
+    return sorted(found, key=lambda finding: ("error", "warning", "ok").index(finding.level))
+
+
+def _size(connection: Connection, capacity: int | float | None, workers: int, replicas: int) -> list[Finding]:
+    if capacity is None:
+        return [
+            Finding("warning", "pool size", "the pool has no limit: it cannot be compared with the server's")
+        ]
+    limit = _limit(connection)
+    if limit is None:
+        return [
+            Finding(
+                "ok", "pool size", f"up to {capacity} connections in each process; the server has no limit"
+            )
+        ]
+    wanted = round(capacity) * workers * replicas
+    budget = f"{capacity} connections × {workers} workers × {replicas} replicas = {wanted}, the server allows {limit}"
+    if wanted > limit:
+        return [
+            Finding(
+                "error", "pool size", f"{budget}: lower pool_size or max_overflow, or raise max_connections"
+            )
+        ]
+    if wanted > limit - _RESERVE:
+        return [Finding("warning", "pool size", f"{budget}: nothing is left for migrations and consoles")]
+    return [Finding("ok", "pool size", budget)]
+
+
+def _limit(connection: Connection) -> int | None:
+    """How many ordinary connections the server accepts, or `None` where there is no such limit."""
+    match connection.dialect.name:
+        case "postgresql":
+            row = connection.exec_driver_sql(
+                "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+            )
+            return int(row.scalar_one())
+        case "mysql" | "mariadb":
+            return int(connection.exec_driver_sql("select @@max_connections").scalar_one())
+        case _:
+            return None
