@@ -246,14 +246,16 @@ class Parameters(NamedTuple):
     def of(cls, fn: object) -> Parameters:
         """Read them from the code object; anything but a plain Python function takes `*args, **kwargs`."""
         code: CodeType | None = getattr(fn, "__code__", None)
-        if code is None or not hasattr(fn, "__kwdefaults__"):
+        bound = hasattr(fn, "__self__")  # the code of a bound method names its object, the call does not
+        if code is None or not hasattr(fn, "__kwdefaults__") or (bound and not code.co_argcount):
             return cls.any()
-        names = code.co_varnames[: _parameter_count(code)]
-        positional, rest = names[: code.co_argcount], list(names[code.co_argcount :])
+        names = code.co_varnames[bound : _parameter_count(code)]
+        taken = code.co_argcount - bound
+        positional, rest = names[:taken], list(names[taken:])
         keywords, rest = rest[: code.co_kwonlyargcount], rest[code.co_kwonlyargcount :]
         declared, passed = list(positional), list(positional)
-        if code.co_posonlyargcount:
-            declared.insert(code.co_posonlyargcount, "/")
+        if code.co_posonlyargcount > bound:
+            declared.insert(code.co_posonlyargcount - bound, "/")
         if code.co_flags & _VARARGS:
             star = "*" + rest.pop(0)
             declared.append(star)
