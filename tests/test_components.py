@@ -340,7 +340,7 @@ def test_a_component_that_cannot_be_closed_does_not_keep_the_others_open():
     assert ["a"] == closed
     assert ["c", "b"] == [str(error) for error in caught.value.exceptions]
     assert ["while closing component 'c'"] == caught.value.exceptions[0].__notes__
-    assert ["components.close_failed"] * 2 == [one.kind for one in seen]
+    assert ["component_manager.close_failed"] * 2 == [one.kind for one in seen]
     assert (3, 2) == (components.get_stats()["closes"], components.get_stats()["close_failures"])
 
 
@@ -436,7 +436,7 @@ def test_builds_are_observed():
         components.get("good")
         with pytest.raises(ZeroDivisionError):
             components.get("bad")
-    assert [("components.built", "good"), ("components.build_failed", "bad")] == [
+    assert [("component_manager.built", "good"), ("component_manager.build_failed", "bad")] == [
         (o.kind, o.source) for o in seen
     ]
 

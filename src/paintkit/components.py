@@ -209,7 +209,7 @@ class ComponentManager:
             except Exception as error:  # noqa: BLE001 - raised in a group once the others are closed
                 error.add_note(f"while closing component {pair[0].name!r}")
                 errors.append(error)
-                observations.emit("components.close_failed", pair[0].name, error=error)
+                observations.emit("component_manager.close_failed", pair[0].name, error=error)
         with self._changed:
             self._close_failures += len(errors)
         if errors:
@@ -263,9 +263,9 @@ class ComponentManager:
             self._finish(build, outcome)
         try:
             if isinstance(outcome, Failure):
-                observations.emit("components.build_failed", build.component.name, error=outcome.error)
+                observations.emit("component_manager.build_failed", build.component.name, error=outcome.error)
             else:
-                observations.emit("components.built", build.component.name, seconds=clock.now() - began)
+                observations.emit("component_manager.built", build.component.name, seconds=clock.now() - began)
         finally:
             del build, outcome  # see `_Build.result`
 

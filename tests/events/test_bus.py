@@ -435,7 +435,7 @@ class BusMachine(RuleBasedStateMachine):
         assert len(self.model) == sum(self.bus.get_stats()["handlers"].values())
 
 
-SOME = settings(max_examples=40, stateful_step_count=25, deadline=None)
+SOME = settings(max_examples=40, stateful_step_count=25, deadline=None, report_multiple_bugs=False)
 
 
 def test_any_history_tells_those_who_wait_in_their_order():
