@@ -1,0 +1,41 @@
+"""The machinery at one moment, as plain values for the system page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from studio.services import Services
+
+__all__ = ["System", "look"]
+
+Numbers = Mapping[str, Any]
+
+
+class System(NamedTuple):
+    """The statistics of every primitive."""
+
+    pool: Numbers
+    cache: Numbers
+    breakers: Mapping[str, Numbers]
+    retries: Mapping[str, Numbers]
+    bus: Numbers
+    batcher: Numbers
+    components: Numbers
+    measures: Mapping[str, Numbers]
+
+
+def look(services: Services) -> System:
+    """Ask every primitive how it is; nothing here waits for the database."""
+    kit = services.kit
+    recovery = kit.recovery.get_stats()
+    return System(
+        pool=kit.db.get_connection_stats(),
+        cache=kit.cache.get_stats(),
+        breakers=recovery["circuit_breakers"],
+        retries=recovery["retries"],
+        bus=kit.bus.get_stats(),
+        batcher=services.gallery.batcher.get_stats(),
+        components=kit.components.get_stats(),
+        measures=dict(sorted(kit.monitor.get_metrics().items())),
+    )

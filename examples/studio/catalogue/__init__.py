@@ -1,0 +1,1 @@
+"""The catalogue: what the studio has, read and changed."""

@@ -1,0 +1,25 @@
+"""The studio's own errors, each a thing that a person can be told."""
+
+from __future__ import annotations
+
+__all__ = ["ImportConflictError", "NotEnoughStockError", "StaleVersionError", "StartupError", "TwinError"]
+
+
+class StartupError(Exception):
+    """The studio cannot start; the message is the one line to print."""
+
+
+class TwinError(Exception):
+    """A paint of the same brand, range, code, name and colour exists already."""
+
+
+class StaleVersionError(Exception):
+    """Somebody else changed the paint after this form was opened."""
+
+
+class NotEnoughStockError(Exception):
+    """A move would take out more than there is, or put in more than a shelf can hold."""
+
+
+class ImportConflictError(Exception):
+    """Somebody else stored some of these paints while the file was being imported."""

@@ -1,0 +1,1 @@
+"""Pictures of paints: drawn once, kept, and looked up in batches."""

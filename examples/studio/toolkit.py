@@ -1,0 +1,55 @@
+"""The primitives that the studio stands on, made once per application and handed to whoever needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from flask import Flask
+
+from paintkit import CacheManager, ComponentManager, ErrorRecoveryManager, EventBus, PerformanceMonitor
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, is_transient
+
+__all__ = ["Toolkit", "open_toolkit"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Toolkit(NamedTuple):
+    """One of each, and how the studio combines them."""
+
+    db: DatabaseConnectionManager
+    cache: CacheManager
+    recovery: ErrorRecoveryManager
+    bus: EventBus
+    components: ComponentManager
+    monitor: PerformanceMonitor
+
+    def guard_database(self, read: Callable[P, R], /) -> Callable[P, R]:
+        """Protect a read: three attempts, and none at all while the database is known to be away."""
+        retry = self.recovery.with_retry(2, 0.05, is_transient, name="database reads")
+        breaker = self.recovery.circuit_breaker(5, 10, name="database", probes=1, record=is_transient)
+        return retry(breaker(read))
+
+    def repeat_write(self, write: Callable[P, R], /) -> Callable[P, R]:
+        """Try a whole unit of work again, a fresh one each time, when the database says that this may help."""
+        return self.recovery.with_retry(2, 0.05, is_transient, name="database writes")(write)
+
+    def guard_images(self, use: Callable[P, R], /) -> Callable[P, R]:
+        """Protect a use of the image store in the same way."""
+        retry = self.recovery.with_retry(2, 0.05, (OSError,), name="image-store")
+        breaker = self.recovery.circuit_breaker(5, 30, name="image-store", probes=1, record=(OSError,))
+        return retry(breaker(use))
+
+
+def open_toolkit(app: Flask, *, pool: PoolConfig) -> Toolkit:
+    """Make the primitives for this application."""
+    return Toolkit(
+        db=DatabaseConnectionManager(app, pool=pool),
+        cache=CacheManager("studio", maxsize=10_000, timeout=300),
+        recovery=ErrorRecoveryManager(),
+        bus=EventBus(),
+        components=ComponentManager(),
+        monitor=PerformanceMonitor(),
+    )

@@ -1,0 +1,1 @@
+"""What every answer has: headers, an id, a theme and an error page."""

@@ -1,0 +1,63 @@
+"""What a visitor sees when something went wrong: what happened, what to do, and an id that finds the log line."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from flask import Flask, g, render_template, request
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+
+from paintkit import PoolTimeoutError, RejectedError
+from paintkit.sqlalchemy import is_transient
+
+__all__ = ["register_errors"]
+
+log = logging.getLogger("studio")
+
+_TITLES = {
+    400: "That did not make sense",
+    403: "Not for you",
+    404: "Nothing here",
+    405: "Not this way",
+    409: "Somebody was faster",
+    413: "Too big",
+    429: "Slow down",
+    500: "Our fault",
+    503: "Back in a moment",
+}
+_RETRY_AFTER = 5
+
+
+def register_errors(app: Flask) -> None:
+    """Answer every error with a page of ours."""
+    app.register_error_handler(HTTPException, _known)
+    app.register_error_handler(Exception, _unknown)
+
+
+def _known(error: HTTPException) -> tuple[str, int, dict[str, str]]:
+    headers = {}
+    if (wait := getattr(error, "retry_after", None)) is not None:
+        headers["Retry-After"] = str(wait)
+    return _page(error.code or 500, error.description or ""), error.code or 500, headers
+
+
+def _unknown(error: Exception) -> tuple[str, int, dict[str, str]]:
+    if isinstance(error, RejectedError | PoolTimeoutError) or _is_outage(error):
+        log.warning("[%s] %s %s: %s", g.get("request_id"), request.method, request.path, error)
+        away = ServiceUnavailable("The database does not answer. Nothing was changed.")
+        wait = getattr(error, "retry_after", None)
+        headers = {"Retry-After": str(math.ceil(wait) if wait else _RETRY_AFTER)}
+        return _page(503, away.description or ""), 503, headers
+    log.error("[%s] %s %s", g.get("request_id"), request.method, request.path, exc_info=error)
+    return _page(500, InternalServerError.description), 500, {}
+
+
+def _is_outage(error: Exception) -> bool:
+    return isinstance(error, SQLAlchemyError) and is_transient(error)
+
+
+def _page(code: int, description: str) -> str:
+    # No user here: asking for it may be what failed.
+    return render_template("error.html", code=code, title=_TITLES.get(code, "Sorry"), description=description)
