@@ -8,18 +8,17 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
 
-from sqlalchemy.orm import Session, SessionTransaction
-
 from paintkit import _arguments, ambient, clock
 from paintkit._runtime import drive
 from paintkit._wrap import Colour, Templates, colour_of, name_of, wrap
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import hooks
-from paintkit.sqlalchemy.sessions import UnitOfWork
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session, SessionTransaction
 
+    from paintkit.sqlalchemy.sessions import UnitOfWork
     from paintkit.typing import P, R, Seconds
 
 __all__ = ["Boundary", "Isolation", "Options", "Propagation", "decorate"]
@@ -28,6 +27,9 @@ T = TypeVar("T")
 
 Propagation = Literal["required", "nested", "requires_new", "mandatory", "never"]
 Isolation = Literal["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+# HTTP's first error status.
+_BAD_REQUEST: Final = 400
 
 _PROPAGATIONS: Final = ("required", "nested", "requires_new", "mandatory", "never")
 _ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
@@ -54,11 +56,11 @@ class Options:
     ) -> Options:
         """Return the options, or raise an error that names the one that is wrong."""
         return cls(
-            cast(Propagation, _arguments.choice("propagation", propagation, _PROPAGATIONS)),
+            cast("Propagation", _arguments.choice("propagation", propagation, _PROPAGATIONS)),
             _arguments.flag("read_only", read_only),
             None
             if isolation is None
-            else cast(Isolation, _arguments.choice("isolation", isolation, _ISOLATIONS)),
+            else cast("Isolation", _arguments.choice("isolation", isolation, _ISOLATIONS)),
             None if timeout is None else _arguments.seconds("timeout", timeout),
             None if rollback_if is None else _arguments.callback("rollback_if", rollback_if),
         )
@@ -112,7 +114,7 @@ class Boundary:
     def __enter__(self) -> Session:
         self._require(asyncio=False)
         self.open()
-        return cast(Session, self._session())
+        return cast("Session", self._session())
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         actions = self.close(error)
@@ -281,7 +283,7 @@ def _roll_back(unit: UnitOfWork, savepoint: SessionTransaction, error: BaseExcep
 
 def _is_error_response(result: object) -> bool:
     status = getattr(result, "status_code", None)
-    return isinstance(status, int) and status >= 400 and not hasattr(type(result), "__mapper__")  # noqa: PLR2004 - HTTP's
+    return isinstance(status, int) and status >= _BAD_REQUEST and not hasattr(type(result), "__mapper__")
 
 
 @contextlib.contextmanager
@@ -392,7 +394,7 @@ def _stream(boundary: Boundary, make: Callable[[], Generator[Any, Any, T]]) -> G
             try:
                 item = step(argument)
             except StopIteration as stop:
-                return cast(T, stop.value)
+                return cast("T", stop.value)
             boundary.suspend()
             try:
                 step, argument = items.send, (yield item)

@@ -9,61 +9,22 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.pool import Pool
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from paintkit.sqlalchemy.pool import AsyncPool, BlockingPool, PoolConfig, understood
+from paintkit.sqlalchemy.pool import AsyncPool, BlockingPool, understood
+from paintkit.sqlalchemy.urls import is_async
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import Pool
 
-__all__ = ["BEGIN_MODE", "is_async", "make_engine", "normalized_url", "take_begin_control"]
+__all__ = ["BEGIN_MODE", "make_engine", "sync_engine", "take_begin_control"]
 
 #: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
 BEGIN_MODE: Final = "paintkit_begin"
 
-# Drivers differ between versions of SQLAlchemy; a URL without one gets the driver that paintkit is tested with.
-_DRIVERS: Final = {
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mariadb+pymysql",
-}
 
 _memory_numbers = itertools.count(1)
-
-
-def normalized_url(url: URL | str) -> URL:
-    """Return the URL with its driver named; `postgres://` is understood.
-
-    Raises:
-        TypeError: It is neither a string nor a URL.
-        ValueError: It is no database URL, or names a database that SQLAlchemy does not know.
-
-    Example:
-        >>> normalized_url("postgres://localhost/studio").drivername
-        'postgresql+psycopg'
-    """
-    if not isinstance(url, URL | str):
-        raise TypeError(f"a database is named by a URL, not by {type(url).__name__}")
-    try:
-        parsed = make_url(url)
-        named = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
-        named.get_dialect().import_dbapi()
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the driver of this database is not installed: {error}") from error
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        # The text of the URL is not repeated: it may hold a password.
-        raise ValueError(
-            f"not a database URL ({type(error).__name__}): write it as 'dialect+driver://user@host/name'"
-        ) from None
-    return named
-
-
-def is_async(url: URL) -> bool:
-    """Whether the driver of this URL works under asyncio only."""
-    return url.get_dialect().is_async
 
 
 def make_engine(url: URL, options: Mapping[str, Any]) -> Engine | AsyncEngine:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, cast
 
 from flask import Flask, current_app, g, has_app_context
 
 from paintkit.sqlalchemy.sessions import ReadSession
-
-if TYPE_CHECKING:
-    from paintkit.sqlalchemy.manager import DatabaseConnectionManager
 
 __all__ = ["EXTENSION", "attach", "current_manager"]
 
@@ -25,8 +22,13 @@ _log: Final = logging.getLogger("paintkit.sqlalchemy")
 Finder = Callable[[], ReadSession | None]
 
 
-def attach(app: Flask, db: DatabaseConnectionManager) -> tuple[Finder, Finder]:
+def attach(app: Flask, db: object, make: Callable[[], ReadSession]) -> tuple[Finder, Finder]:
     """Make `db` the manager of `app`.
+
+    Args:
+        app: The app.
+        db: Its manager.
+        make: Returns a new read session.
 
     Returns:
         What returns the read session of the current app context, opening it; and the same without opening it.
@@ -34,38 +36,36 @@ def attach(app: Flask, db: DatabaseConnectionManager) -> tuple[Finder, Finder]:
     Raises:
         ValueError: The app has another manager.
     """
-    present = app.extensions.setdefault(EXTENSION, db)
-    if present is not db:
+    if EXTENSION not in app.extensions:
+        app.extensions[EXTENSION] = db
+        app.teardown_appcontext(_close)
+    elif app.extensions[EXTENSION] is not db:
         raise ValueError("this app has a DatabaseConnectionManager already: use that one")
 
+    def find_here() -> ReadSession | None:
+        return _session_here() if current_manager() is db else None
+
     def open_here() -> ReadSession | None:
-        if not has_app_context() or current_app.extensions.get(EXTENSION) is not db:
+        if current_manager() is not db:
             return None
         if _ATTRIBUTE not in g:
-            setattr(g, _ATTRIBUTE, ReadSession(db.engine))
-        return _session_here().check_owner()
+            setattr(g, _ATTRIBUTE, make())
+        session = _session_here()
+        return session and session.check_owner()
 
-    def find_here() -> ReadSession | None:
-        if not has_app_context() or _ATTRIBUTE not in g or current_app.extensions.get(EXTENSION) is not db:
-            return None
-        return _session_here()
-
-    if not getattr(app, "_paintkit_teardown", False):
-        app.teardown_appcontext(_close)
-        app._paintkit_teardown = True  # type: ignore[attr-defined]
     return open_here, find_here
 
 
-def current_manager() -> DatabaseConnectionManager | None:
+def current_manager() -> object:
     """Return the manager of the current app, if there is an app and it has one."""
     return current_app.extensions.get(EXTENSION) if has_app_context() else None
 
 
-def _session_here() -> ReadSession:
-    return cast(ReadSession, g.get(_ATTRIBUTE))
+def _session_here() -> ReadSession | None:
+    return cast("ReadSession | None", g.get(_ATTRIBUTE))
 
 
-def _close(_error: Any) -> None:
+def _close(_error: BaseException | None) -> None:
     session: ReadSession | None = g.pop(_ATTRIBUTE, None)
     if session is None:
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from paintkit import ambient
 from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, decorate
@@ -25,9 +25,8 @@ def current_manager() -> DatabaseConnectionManager:
     """
     # Without our module for it, no app has a manager.
     flask = sys.modules.get("paintkit.sqlalchemy.flask")
-    found: DatabaseConnectionManager | None = None if flask is None else flask.current_manager()
-    if found is not None:
-        return found
+    if flask is not None and (found := flask.current_manager()) is not None:
+        return cast("DatabaseConnectionManager", found)
     candidates = list(managers)
     if len(candidates) != 1:
         raise RuntimeError(

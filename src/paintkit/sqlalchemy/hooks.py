@@ -89,7 +89,7 @@ async def run(actions: Iterable[Action]) -> None:
             result: Any = action()
             if hasattr(result, "__await__"):
                 await result
-        except Exception:
+        except Exception:  # noqa: BLE001 - what is stored is stored, and the others still have to run
             _log.exception("the work is stored, but an action after its commit failed: %r", action)
         except BaseException as error:  # noqa: BLE001 - raised again below, after the other actions
             interrupt = interrupt or error

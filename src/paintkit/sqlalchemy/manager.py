@@ -8,10 +8,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
 
 from paintkit import _arguments, ambient
@@ -21,11 +20,12 @@ from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propaga
 from paintkit.sqlalchemy.pool import PoolConfig, PoolWatch
 from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
 from paintkit.sqlalchemy.sizing import Finding, findings
+from paintkit.sqlalchemy.urls import is_async, normalized_url
 
 if TYPE_CHECKING:
-    from flask import Flask
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    from sqlalchemy.orm import Session
 
     from paintkit.typing import Decorator, P, R, Seconds
 
@@ -35,6 +35,13 @@ E = TypeVar("E", bound="Engine | AsyncEngine")
 
 #: Every manager that is in use, for the free functions and for forked processes.
 managers: weakref.WeakSet[DatabaseConnectionManager] = weakref.WeakSet()
+
+
+class FlaskApp(Protocol):
+    """What a manager needs of a `flask.Flask`, without importing it."""
+
+    config: Any
+    extensions: Any
 
 
 class DatabaseConnectionManager:
@@ -63,7 +70,7 @@ class DatabaseConnectionManager:
 
     def __init__(
         self,
-        source: str | URL | Engine | AsyncEngine | Flask,
+        source: str | URL | Engine | AsyncEngine | FlaskApp,
         *,
         pool: PoolConfig | None = None,
         engine_options: Mapping[str, Any] | None = None,
@@ -75,9 +82,9 @@ class DatabaseConnectionManager:
         self._creating = threading.Lock()
         self._engine: Engine | None = None
         self._async_engine: AsyncEngine | None = None
-        self._watch: PoolWatch | None = None
-        self._app: Flask | None = None
-        self._binds: dict[tuple[bool, str | None], Engine | AsyncEngine] = {}
+        self._watch = PoolWatch()
+        self._app: FlaskApp | None = None
+        self._binds: dict[object, Engine | AsyncEngine] = {}
         self._pool = pool or PoolConfig()
         self._options = dict(engine_options or {})
         # How `db.session` finds a session outside a unit of work: an app that is attached says so.
@@ -90,12 +97,12 @@ class DatabaseConnectionManager:
                     "an engine has its pool already: give pool options to create_engine, or pass the URL"
                 )
             self.is_async = engine is not source
-            self._adopt(source)
+            self._adopt(cast("Engine | AsyncEngine", source))
         elif _is_flask(source):
-            self._configure_from(source)  # type: ignore[arg-type]  # `_is_flask` has seen to it
+            self._configure_from(cast("FlaskApp", source))
         else:
-            self._url = engines.normalized_url(source)  # type: ignore[arg-type]  # raises TypeError for anything else
-            self.is_async = engines.is_async(self._url)
+            self._url = normalized_url(cast("str", source))
+            self.is_async = is_async(self._url)
         managers.add(self)
 
     # The engine and its pool.
@@ -103,12 +110,7 @@ class DatabaseConnectionManager:
     @property
     def engine(self) -> Engine:
         """The engine; of an async manager the blocking one within its `AsyncEngine`."""
-        if self._engine is None:
-            with self._creating:
-                if self._engine is None:
-                    self._adopt(engines.make_engine(self._url, self._engine_options()))
-        assert self._engine is not None
-        return self._engine
+        return self._engine or self._create_engine()
 
     @property
     def async_engine(self) -> AsyncEngine:
@@ -152,7 +154,6 @@ class DatabaseConnectionManager:
             to 1) and `invalid` (connections found broken so far). `None` stands where this class of pool knows nothing.
         """
         engine = self.engine
-        assert self._watch is not None
         return self._watch.read(engine.pool)
 
     def check(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
@@ -336,7 +337,7 @@ class DatabaseConnectionManager:
         else:
             unit.defer(action if self.is_async else _arguments.callback("action", action))
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: FlaskApp) -> None:
         """Attach the manager to a Flask app: one read session for each app context, closed at its end.
 
         Raises:
@@ -344,7 +345,7 @@ class DatabaseConnectionManager:
         """
         from paintkit.sqlalchemy.flask import attach
 
-        self._read_session, self._open_reader = attach(app, self)
+        self._read_session, self._open_reader = attach(cast("Any", app), self, self._new_read_session)
 
     # What boundaries ask: see `paintkit.sqlalchemy.boundaries.Owner`.
 
@@ -393,6 +394,9 @@ class DatabaseConnectionManager:
         if session is not None:
             session.rest(expire=expire)
 
+    def _new_read_session(self) -> ReadSession:
+        return ReadSession(self._bind_for("AUTOCOMMIT", self.engine, {"isolation_level": "AUTOCOMMIT"}))
+
     def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:
         if not self.is_async:
             return UnitSession(self._bind(self.engine, options), expire_on_commit=False), None
@@ -400,15 +404,18 @@ class DatabaseConnectionManager:
 
         bind = self._bind(self.async_engine, options)
         face = AsyncSession(bind, sync_session_class=UnitSession, expire_on_commit=False)
-        return cast(UnitSession, face.sync_session), face
+        return cast("UnitSession", face.sync_session), face
 
     def _bind(self, engine: E, options: Options) -> E:
-        """Return the engine with the transaction options of a boundary; the pool is the same."""
-        key = (options.read_only, options.isolation)
-        bind = self._binds.get(key)
-        if bind is None:
-            bind = self._binds[key] = engine.execution_options(**self._transaction_options(options))
-        return cast(E, bind)
+        return self._bind_for(
+            (options.read_only, options.isolation), engine, self._transaction_options(options)
+        )
+
+    def _bind_for(self, key: object, engine: E, options: dict[str, Any]) -> E:
+        """Return the engine with these options, from now on always the same; its pool is the engine's own."""
+        return cast(
+            "E", self._binds.get(key) or self._binds.setdefault(key, engine.execution_options(**options))
+        )
 
     def _transaction_options(self, options: Options) -> dict[str, Any]:
         # SQLite has one writer. A unit that takes its turn at once waits; one that read first would have to fail.
@@ -419,12 +426,12 @@ class DatabaseConnectionManager:
             chosen["postgresql_readonly"] = True
         return chosen
 
-    def _configure_from(self, app: Flask) -> None:
+    def _configure_from(self, app: FlaskApp) -> None:
         uri = app.config.get("SQLALCHEMY_DATABASE_URI")
         if not uri:
             raise ValueError("the app has no SQLALCHEMY_DATABASE_URI: set it before the manager is made")
-        self._url = engines.normalized_url(uri)
-        self.is_async = engines.is_async(self._url)
+        self._url = normalized_url(uri)
+        self.is_async = is_async(self._url)
         self._options = dict(app.config.get("SQLALCHEMY_ENGINE_OPTIONS") or {}) | self._options
         self._app = app
         self.configure_pool()
@@ -435,15 +442,20 @@ class DatabaseConnectionManager:
         connect_args = options["connect_args"] | self._options.get("connect_args", {})
         return options | self._options | {"connect_args": connect_args}
 
-    def _adopt(self, engine: object) -> None:
-        inner = engines.sync_engine(engine)
-        assert inner is not None
-        if inner is not engine:
-            self._async_engine = engine  # type: ignore[assignment]  # what is no Engine here is an AsyncEngine
+    def _create_engine(self) -> Engine:
+        with self._creating:
+            return self._engine or self._adopt(engines.make_engine(self._url, self._engine_options()))
+
+    def _adopt(self, engine: Engine | AsyncEngine) -> Engine:
+        if isinstance(engine, Engine):
+            inner = engine
+        else:
+            inner, self._async_engine = engine.sync_engine, engine
         engines.take_begin_control(inner)
         watch_errors(inner)
-        self._watch = PoolWatch(inner.pool)
+        self._watch.follow(inner.pool)
         self._engine = inner
+        return inner
 
     def _findings(
         self, connect: Callable[[], Connection], workers: int | None, replicas: int

@@ -14,6 +14,7 @@ from sqlalchemy.util import queue as sa_queue
 
 from paintkit import _arguments, ambient, clock
 from paintkit.errors import DeadlineExceededError, PoolTimeoutError
+from paintkit.sqlalchemy.urls import normalized_url
 
 __all__ = ["POOL_SETTINGS", "PoolConfig"]
 
@@ -106,8 +107,6 @@ class PoolConfig:
             "hide_parameters": self.hide_parameters,
         }
         if url is not None:
-            from paintkit.sqlalchemy.engines import normalized_url
-
             target = normalized_url(url)
             arguments = self._connect_args(target)
             # What the URL says by itself is the operator's word.
@@ -215,9 +214,11 @@ def understood(options: Mapping[str, Any], poolclass: type[Pool]) -> dict[str, A
 class PoolWatch:
     """Counts what a pool does not count by itself, and reads the rest from the pool."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self) -> None:
         self._invalidated = 0
-        # The listeners move on with the pool when an engine replaces it.
+
+    def follow(self, pool: Pool) -> None:
+        """Count what happens to `pool`, and to those that replace it: listeners move on with it."""
         event.listen(pool, "invalidate", self._on_invalidate)
         event.listen(pool, "soft_invalidate", self._on_invalidate)
 

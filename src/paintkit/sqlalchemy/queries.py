@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 import threading
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NamedTuple, Self
@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple, Self
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy import __file__ as sqlalchemy_file
 
-from paintkit import __file__ as paintkit_file
 from paintkit import _arguments
 from paintkit.errors import QueryGuardError
 
@@ -22,17 +21,10 @@ __all__ = ["Statement", "query_guard"]
 # What opens, guards and bounds a transaction is no query.
 _CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL")
 
-_NOT_THE_CALLER: Final = tuple(
-    str(folder)
-    for folder in (
-        Path(sqlalchemy_file).parent,
-        Path(paintkit_file).parent,
-        sysconfig.get_paths()["stdlib"],
-        "<",
-    )
-)
-# Third-party packages live inside the standard library's folder; they are callers like any other.
-_CALLERS_AFTER_ALL: Final = (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
+# Code in these folders does as it is told; third-party packages lie inside the standard library's folder, yet are callers.
+_ENGINE_ROOM: Final = (str(Path(sqlalchemy_file).parent), str(Path(__file__).parents[1]), "<")
+_STDLIB: Final = sysconfig.get_paths()["stdlib"]
+_PACKAGES: Final = (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
 
 
 class Statement(NamedTuple):
@@ -50,7 +42,7 @@ class Statement(NamedTuple):
         return f"{self.site}: {' '.join(self.sql.split())}"
 
 
-class query_guard:  # noqa: N801 - reads as a verb where it is used: `with query_guard(max_queries=3):`
+class query_guard:  # noqa: N801 - a verb where it is used: `with query_guard(max_queries=3):`
     """Fail if a block runs more statements than it should: the usual sign of one query for each row.
 
     Counts what this thread or task runs through any engine inside the block; what begins, guards and ends a transaction is
@@ -72,23 +64,23 @@ class query_guard:  # noqa: N801 - reads as a verb where it is used: `with query
     def __init__(self, *, max_queries: int) -> None:
         self._most = _arguments.count("max_queries", max_queries, least=0)
         self._outer: query_guard | None = None
-        self._token: Token[query_guard | None] | None = None
+        self._used = False
         #: The statements that ran so far.
         self.statements: list[Statement] = []
 
     def __enter__(self) -> Self:
-        if self._token is not None:
+        if self._used:
             raise RuntimeError("this guard is in use: make a new one with query_guard(...)")
         self._outer = _guard.get()
-        self._token = _guard.set(self)
+        self._used = True
+        _guard.set(self)
         _watch(+1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         _watch(-1)
-        assert self._token is not None
-        _guard.reset(self._token)
-        self._token = None
+        _guard.set(self._outer)
+        self._used = False
         if kind is None and len(self.statements) > self._most:
             raise QueryGuardError(self._complaint(), tuple(self.statements))
 
@@ -131,10 +123,10 @@ def _note(_connection: Connection, _cursor: Any, sql: str, *_: object) -> None:
 
 def _site() -> str:
     frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_NOT_THE_CALLER) or file.startswith(_CALLERS_AFTER_ALL):
-            if not file.startswith(_NOT_THE_CALLER[:2]):
-                return f"{file}:{frame.f_lineno}"
+    while frame is not None and not _is_caller(frame.f_code.co_filename):
         frame = frame.f_back
-    return "unknown"
+    return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_caller(file: str) -> bool:
+    return not file.startswith(_ENGINE_ROOM) and (file.startswith(_PACKAGES) or not file.startswith(_STDLIB))

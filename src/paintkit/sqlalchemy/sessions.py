@@ -8,10 +8,9 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from sqlalchemy import Connection, Engine, TextClause, event
-from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from typing_extensions import override
@@ -20,6 +19,9 @@ from paintkit import ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy.hooks import Action, Ledger
 from paintkit.sqlalchemy.transient import outcome_is_unknown
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import ExceptionContext
 
 __all__ = ["ReadSession", "UnitOfWork", "UnitSession", "current_owner", "watch_errors"]
 
@@ -242,7 +244,7 @@ class UnitOfWork:
         self.over = True
         try:
             self.session.close_unit()
-        except Exception as failure:
+        except Exception as failure:  # noqa: BLE001 - told and logged; the first error is the one to raise
             _log.exception("closing a unit of work failed; its connection is discarded")
             if error is not None:
                 error.add_note(f"paintkit: the rollback failed, too: {failure!r}")
@@ -338,10 +340,14 @@ def _not_yours(what: str, fix: str) -> RuntimeError:
 
 
 class ReadSession(Session):
-    """A session that only reads: every statement sees the latest committed rows, and nothing can be flushed."""
+    """A session that only reads: every statement sees the latest committed rows, and nothing can be flushed.
+
+    Args:
+        bind: An engine in autocommit.
+    """
 
     def __init__(self, bind: Engine) -> None:
-        super().__init__(bind.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
+        super().__init__(bind, expire_on_commit=False)
         self._owner = current_owner()
 
     def check_owner(self) -> Self:
@@ -376,7 +382,7 @@ def _reads_only(state: ORMExecuteState) -> bool:
 
 
 def _on_unit_execute(state: ORMExecuteState) -> None:
-    unit = cast(UnitSession, state.session).unit
+    unit = cast("UnitSession", state.session).unit
     unit.check_owner()
     if not _reads_only(state):
         unit.refuse_or_note_write()
@@ -409,17 +415,17 @@ def _on_end(session: UnitSession, transaction: SessionTransaction) -> None:
 
 
 def _on_read_execute(state: ORMExecuteState) -> None:
-    session = cast(ReadSession, state.session).check_owner()
+    cast("ReadSession", state.session).check_owner()
     if not _reads_only(state):
-        raise _reading_only(session)
+        raise _reading_only()
 
 
 def _on_read_flush(session: ReadSession, *_: object) -> None:
     if _has_changes(session):
-        raise _reading_only(session)
+        raise _reading_only()
 
 
-def _reading_only(_session: ReadSession) -> NoUnitOfWorkError:
+def _reading_only() -> NoUnitOfWorkError:
     return NoUnitOfWorkError(
         "outside a unit of work db.session only reads: decorate the function with @db.with_database_session, or write "
         "inside `with db.unit_of_work():`"

@@ -1,0 +1,50 @@
+"""What a database URL says, and what paintkit adds to one that says too little."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+__all__ = ["is_async", "normalized_url"]
+
+# Drivers differ between versions of SQLAlchemy; a URL without one gets the driver that paintkit is tested with.
+_DRIVERS: Final = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+
+
+def normalized_url(url: URL | str) -> URL:
+    """Return the URL with its driver named; `postgres://` is understood.
+
+    Raises:
+        TypeError: It is neither a string nor a URL.
+        ValueError: It is no database URL, or names a database that SQLAlchemy does not know.
+
+    Example:
+        >>> normalized_url("postgres://localhost/studio").drivername
+        'postgresql+psycopg'
+    """
+    if not isinstance(url, URL | str):
+        raise TypeError(f"a database is named by a URL, not by {type(url).__name__}")
+    try:
+        parsed = make_url(url)
+        named = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+        named.get_dialect().import_dbapi()
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the driver of this database is not installed: {error}") from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        # The text of the URL is not repeated: it may hold a password.
+        raise ValueError(
+            f"not a database URL ({type(error).__name__}): write it as 'dialect+driver://user@host/name'"
+        ) from None
+    return named
+
+
+def is_async(url: URL) -> bool:
+    """Whether the driver of this URL works under asyncio only."""
+    return url.get_dialect().is_async
