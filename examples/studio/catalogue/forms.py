@@ -34,7 +34,7 @@ class PaintForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     @classmethod
     def of(cls, paint: PaintDetail) -> Self:
         """Return the form filled with a paint; what was posted wins."""
-        values = paint.fields._asdict()
+        values = {name: str(value) for name, value in paint.fields._asdict().items()}
         return cls(data=values | {"price": price(paint.fields.price_cents), "version": str(paint.version)})
 
     @property
