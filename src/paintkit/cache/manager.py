@@ -1,0 +1,296 @@
+"""`CacheManager`: keeps the results of functions in memory, until they are too old, invalidated, or in the way."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Coroutine, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypedDict, TypeVar, overload
+
+from paintkit import _arguments
+from paintkit.cache.cached import (
+    AsyncCached,
+    AsyncExtras,
+    Cached,
+    Extras,
+    Options,
+    cached,
+    checked_tags,
+    extras_of,
+)
+from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
+from paintkit.cache.store import Store
+from paintkit.cache.values import estimate_size
+
+if TYPE_CHECKING:
+    from paintkit.typing import Seconds
+
+__all__ = ["CacheManager", "CacheStats"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: So many entries are weighed for the estimate of the whole.
+_SAMPLE = 1_000
+
+
+class _Absent(enum.Enum):
+    ABSENT = "absent"
+
+
+_ABSENT: Final = _Absent.ABSENT
+
+
+class CacheStats(TypedDict):
+    """What a cache did so far, and what it holds now.
+
+    Attributes:
+        entries: Values held now.
+        maxsize: How many it holds at most.
+        estimated_size: About how many bytes the values take; see `CacheManager.get_stats`.
+        hit_rate: Hits by look-ups, from 0 to 1; 0.0 before the first look-up.
+        hits: Calls answered from memory.
+        misses: Calls that found no fresh value.
+        joined: Misses that waited for a load that was under way, instead of loading themselves.
+        loads: Loads that returned or raised.
+        load_errors: Loads that raised.
+        load_time: Seconds spent in loads.
+        evictions: Values that had to make room.
+        expirations: Values swept away when their time was over.
+        invalidations: Invalidations that took effect.
+    """
+
+    entries: int
+    maxsize: int
+    estimated_size: int
+    hit_rate: float
+    hits: int
+    misses: int
+    joined: int
+    loads: int
+    load_errors: int
+    load_time: float
+    evictions: int
+    expirations: int
+    invalidations: int
+
+
+class Caching(Protocol):
+    """Makes cached functions; what `CacheManager.cache_result` returns when it is called."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCached[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Cached[P, R]: ...
+
+
+class CacheManager:
+    """Keeps results of functions, and loads each at most once at a time.
+
+    A call that finds no fresh value loads it; all who ask for the same meanwhile, in whatever thread or event loop, wait
+    for that load. Values are shared between all callers: return what nobody changes, such as tuples or frozen
+    dataclasses. A manager can be made at import time, shared by threads and event loops, and survives a fork.
+
+    Args:
+        name: The name in statistics and observations.
+        maxsize: How many values are held at most (>= 1, default 10,000). Which one goes is decided by S3-FIFO: what was
+            used once in a long time goes before what is used again and again.
+        timeout: The default time to live in seconds (> 0, default 300) or a `timedelta`; `None`: values never expire.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> cache = CacheManager("paints", timeout=60)
+        >>> @cache.cache_result(tags=lambda brand: (f"brand:{brand}",))
+        ... def count_paints(brand: str) -> int:
+        ...     print("counting")
+        ...     return len(brand)
+        >>> count_paints("Vallejo"), count_paints(brand="Vallejo")
+        counting
+        (7, 7)
+        >>> cache.invalidate("brand:Vallejo")
+        >>> count_paints("Vallejo")
+        counting
+        7
+        >>> cache.get_stats()["hits"]
+        1
+    """
+
+    def __init__(self, name: str = "cache", *, maxsize: int = 10_000, timeout: Seconds | None = 300) -> None:
+        self.name = _arguments.label("name", name)
+        self._timeout = _time_to_live(timeout)
+        self._store = Store(self.name, _arguments.count("maxsize", maxsize))
+
+    @overload
+    def cache_result(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCached[P, R]: ...
+    @overload
+    def cache_result(self, fn: Callable[P, R], /) -> Cached[P, R]: ...
+    @overload
+    def cache_result(
+        self,
+        timeout: Seconds | _Absent | None = ...,
+        key_func: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+    ) -> Caching: ...
+
+    def cache_result(
+        self,
+        timeout: Any = _ABSENT,
+        key_func: Callable[..., str] | None = None,
+        *,
+        tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
+    ) -> Any:
+        """Decorate a function or method, `def` or `async def`: its results are kept and served again.
+
+        Use it bare (`@cache.cache_result`) or with options. The arguments of a call are its key: exactly, with their
+        types and with defaults filled in, so `f(1)`, `f(x=1)` are one call, and `f(True)` is another. A method keeps
+        the values of each object apart and lets them go with the object. An exception goes to those who wait for it, and
+        is not kept. Inside an open unit of work a miss loads in the caller's own unit.
+
+        The wrapper has extras: `fn.invalidate(...)` drops the value of one call, `fn.info()` tells what happened so far.
+        Those of an `async def` are coroutines. For methods use `cache.of(obj.method)`.
+
+        Args:
+            timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's.
+            key_func: Gets the call as it is made and returns its key, a string. Calls with one key are one call, on
+                whatever object; `cache.invalidate(key)` drops it.
+            tags: Names under which to invalidate: at most 16, or a function of the bound arguments (without `self`) that
+                returns them.
+
+        Returns:
+            A function with the same signature.
+
+        Raises:
+            TypeError: The function is a generator, or an argument is of the wrong kind. When called: an argument has no
+                exact key, or the result cannot be cached (a mapped SQLAlchemy object, an iterator, an awaitable).
+            ValueError: `timeout` is not positive, or a tag is empty.
+        """
+        if callable(timeout):
+            return cached(timeout, self._store, self._options(_ABSENT, key_func, tags))
+        options = self._options(timeout, key_func, tags)
+        return lambda fn: cached(fn, self._store, options)
+
+    @overload
+    def of(self, function: Callable[P, Coroutine[Any, Any, Any]], /) -> AsyncExtras[P]: ...
+    @overload
+    def of(self, function: Callable[P, Any], /) -> Extras[P]: ...
+
+    def of(self, function: Any, /) -> Any:
+        """Return the extras of a cached function, or of a cached method of one object.
+
+        Raises:
+            TypeError: It is not cached, or in another manager.
+
+        Example:
+            >>> cache = CacheManager()
+            >>> class Repository:
+            ...     @cache.cache_result()
+            ...     def paint(self, paint_id: int) -> str:
+            ...         return f"paint {paint_id}"
+            >>> repository = Repository()
+            >>> repository.paint(1)
+            'paint 1'
+            >>> cache.of(repository.paint).invalidate(1)
+            >>> cache.get_stats()["entries"]
+            0
+        """
+        extras = extras_of(function)
+        if extras.store is not self._store:
+            raise TypeError(f"{function!r} is cached in {extras.store.name!r}, not in {self.name!r}")
+        return extras
+
+    def invalidate(
+        self,
+        what: str | Callable[..., Any] | _Absent = _ABSENT,
+        /,
+        *,
+        pattern: str | _Absent = _ABSENT,
+    ) -> None:
+        """Drop values: a call that begins after this returned never sees a value whose load began before it.
+
+        Inside an open unit of work the values are dropped after its commit, and the unit itself reads around them at
+        once; if it is rolled back nothing happens.
+
+        Args:
+            what: A tag, a key that a `key_func` made (both exactly), or a cached function: all its calls. Absent:
+                everything.
+            pattern: Instead: a glob (`*`, `?`, `[...]`) over tags and such keys. It looks at all of them.
+
+        Raises:
+            TypeError: An argument is of the wrong kind (`None` included), or both are given.
+            ValueError: An argument is empty.
+        """
+        self._store.invalidate(self._target(what, pattern))
+
+    def get_stats(self) -> CacheStats:
+        """Return what the cache did so far, and what it holds now.
+
+        The size is an estimate: `sys.getsizeof` of the values and their parts, a few levels deep, over at most 1,000
+        entries from which the rest is inferred. The cost of keys and of the cache's own books is not in it.
+        """
+        entries = self._store.sweep()
+        totals = self._store.totals()
+        lookups = totals.hits + totals.misses
+        return {
+            "entries": len(entries),
+            "maxsize": self._store.level.maxsize,
+            "estimated_size": _estimate([entry.value for entry in entries]),
+            "hit_rate": totals.hits / lookups if lookups else 0.0,
+            "hits": totals.hits,
+            "misses": totals.misses,
+            "joined": totals.joined,
+            "loads": totals.loads,
+            "load_errors": totals.load_errors,
+            "load_time": totals.load_time,
+            "evictions": self._store.level.evictions,
+            "expirations": self._store.level.expirations,
+            "invalidations": self._store.invalidations,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<CacheManager {self.name!r}: {len(self._store.level)} of {self._store.level.maxsize} entries>"
+        )
+
+    def _options(self, timeout: object, key_func: Any, tags: Any) -> Options:
+        return Options(
+            timeout=self._timeout if timeout is _ABSENT else _time_to_live(timeout),
+            key_func=None if key_func is None else _arguments.callback("key_func", key_func),
+            tags=_tags(tags),
+        )
+
+    def _target(self, what: object, pattern: object) -> Target:
+        if what is not _ABSENT and pattern is not _ABSENT:
+            raise TypeError("pass a key or tag, or pattern=, not both")
+        if pattern is not _ABSENT:
+            return Matching(_arguments.label("pattern", pattern))
+        if what is _ABSENT:
+            return Everything()
+        if callable(what):
+            return OfFunction(self.of(what).section)
+        return Labelled(_arguments.label("the key or tag", what))
+
+
+def _time_to_live(value: Any) -> float | None:
+    return None if value is None else _arguments.seconds("timeout", value, most=math.inf)
+
+
+def _tags(tags: Any) -> tuple[str, ...] | Callable[..., Iterable[str]]:
+    if tags is None:
+        return ()
+    return _arguments.callback("tags", tags) if callable(tags) else checked_tags(tags)
+
+
+def _estimate(values: list[object]) -> int:
+    if not values:
+        return 0
+    sample = list(islice(values, 0, None, max(1, len(values) // _SAMPLE)))
+    return sum(map(estimate_size, sample)) * len(values) // len(sample)

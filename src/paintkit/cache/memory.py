@@ -1,0 +1,252 @@
+"""The memory level: entries in plain dictionaries, and beside them all that it takes to let go of the right ones.
+
+Readers look into a table without a lock. Everything else in here happens under the lock of whoever owns the level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from paintkit.machines.s3fifo import S3FIFO, Node
+
+if TYPE_CHECKING:
+    from paintkit.cache.keys import Identity
+
+__all__ = ["Call", "Counters", "Entry", "MemoryLevel", "Section", "Table"]
+
+
+class Counters:
+    """What happened to the calls of one function."""
+
+    __slots__ = ("hits", "joined", "load_errors", "load_time", "loads", "misses")
+
+    def __init__(self) -> None:
+        #: Hits on entries that have left; those on living entries stand in the entries.
+        self.hits = 0
+        #: Calls that found no fresh value.
+        self.misses = 0
+        #: Misses that waited for somebody else's load.
+        self.joined = 0
+        #: Loads that returned or raised.
+        self.loads = 0
+        #: Loads that raised.
+        self.load_errors = 0
+        #: Seconds spent in loads.
+        self.load_time = 0.0
+
+    def count_load(self, seconds: float, *, failed: bool) -> None:
+        """Count one load."""
+        self.loads += 1
+        self.load_errors += failed
+        self.load_time += seconds
+
+    def add(self, other: Counters) -> None:
+        """Add the counts of another."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Section:
+    """The part of a level that belongs to one function: one table, or one for each receiver of a method."""
+
+    __slots__ = ("__weakref__", "counters", "name", "receivers", "table")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.counters = Counters()
+        self.table = Table(self)
+        #: The tables of a method by the address of the receiver; a table leaves with its receiver.
+        self.receivers: dict[int, Table] = {}
+
+    def tables(self) -> list[Table]:
+        """Return all tables."""
+        return [self.table, *list(self.receivers.values())]
+
+    def entries(self) -> list[Entry]:
+        """Return the entries of all tables."""
+        return [entry for table in self.tables() for entry in list(table.entries.values())]
+
+    def totals(self) -> Counters:
+        """Return the counts, the hits on living entries included."""
+        totals = Counters()
+        totals.add(self.counters)
+        totals.hits += sum(entry.hits for entry in self.entries())
+        return totals
+
+
+class Table:
+    """The entries of one function, or of one method of one object."""
+
+    __slots__ = ("entries", "get", "identity", "section")
+
+    def __init__(self, section: Section, identity: Identity | None = None) -> None:
+        self.section = section
+        #: Whose method it is, if it is a method.
+        self.identity = identity
+        self.entries: dict[Hashable, Entry] = {}
+        #: The look-up, bound once.
+        self.get = self.entries.get
+
+
+class Call:
+    """Where the value of one call belongs, and what it depends on."""
+
+    __slots__ = ("identities", "key", "kind", "labels", "table", "timeout")
+
+    def __init__(
+        self, table: Table, key: Hashable, kind: type | None, identities: tuple[Identity, ...]
+    ) -> None:
+        self.table = table
+        self.key = key
+        #: The type of the argument, if the key is the bare argument.
+        self.kind = kind
+        #: The objects that the key speaks of by identity.
+        self.identities = identities
+        #: The tags, and the key that a `key_func` made.
+        self.labels: tuple[str, ...] = ()
+        #: The time to live in seconds, or `None`.
+        self.timeout: float | None = None
+
+
+class Entry(Node):
+    """One value in its place; `hits` counts its uses."""
+
+    __slots__ = ("due", "identities", "key", "kind", "labels", "table", "timeout", "value")
+
+    def __init__(self, call: Call, value: Any, now: float) -> None:
+        super().__init__()
+        self.table = call.table
+        self.key = call.key
+        self.kind = call.kind
+        self.identities = call.identities
+        self.labels = call.labels
+        self.timeout = call.timeout
+        self.value = value
+        #: Until when the value may be served: an instant of the clock.
+        self.due = math.inf if call.timeout is None else now + call.timeout
+
+    def fingerprint(self) -> int:
+        """Return a number for the key. Two keys of one number cost no more than a wrong guess of popularity."""
+        return hash((id(self.table), self.key))
+
+
+class MemoryLevel:
+    """Entries, bounded in number and in time.
+
+    Args:
+        maxsize: How many entries it holds at most (>= 1).
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._policy: S3FIFO[Entry] = S3FIFO(maxsize)
+        # Entries of one time to live are due in the order in which they came. Those that left early are skipped.
+        self._queues: dict[float, deque[Entry]] = {}
+        self._queued = 0
+        self._by_label: dict[str, set[Entry]] = {}
+        self._by_identity: dict[Identity, set[Entry]] = {}
+        # What the values that left hold on to may run code when it is freed, which must not happen under the lock.
+        self._waste: list[Any] = []
+        self.evictions = 0
+        self.expirations = 0
+
+    def __len__(self) -> int:
+        return len(self._policy)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._policy)
+
+    @property
+    def maxsize(self) -> int:
+        """How many entries it holds at most."""
+        return self._policy.capacity
+
+    def add(self, entry: Entry, now: float) -> list[Entry]:
+        """Take in an entry in place of the one with its key, and return those that were evicted for it."""
+        self.sweep(now)
+        former = entry.table.get(entry.key)
+        if former is not None:
+            self.remove(former)
+        evicted = self._policy.admit(entry)
+        for one in evicted:
+            self._unlink(one)
+        self.evictions += len(evicted)
+        self._link(entry)
+        return evicted
+
+    def remove(self, entry: Entry) -> None:
+        """Let an entry go, if it is still in."""
+        if entry.queue is not None:
+            self._policy.remove(entry)
+            self._unlink(entry)
+
+    def sweep(self, now: float) -> None:
+        """Let go of what is past its time."""
+        for timeout, queue in list(self._queues.items()):
+            while queue and (queue[0].queue is None or queue[0].due <= now):
+                entry = queue.popleft()
+                self._queued -= 1
+                if entry.queue is not None:
+                    self.remove(entry)
+                    self.expirations += 1
+            if not queue:
+                del self._queues[timeout]
+
+    def take_waste(self) -> list[Any]:
+        """Return the values that left since the last time, for the caller to let go outside the lock."""
+        waste, self._waste = self._waste, []
+        return waste
+
+    def labelled(self, label: str) -> list[Entry]:
+        """Return the entries with a label."""
+        return list(self._by_label.get(label, ()))
+
+    def matching(self, matches: Callable[[str], object]) -> list[Entry]:
+        """Return the entries with a label that matches."""
+        return list(
+            {entry for label, entries in self._by_label.items() if matches(label) for entry in entries}
+        )
+
+    def speaking_of(self, identity: Identity) -> list[Entry]:
+        """Return the entries whose key speaks of an object."""
+        return list(self._by_identity.get(identity, ()))
+
+    def _link(self, entry: Entry) -> None:
+        for label in entry.labels:
+            self._by_label.setdefault(label, set()).add(entry)
+        for identity in entry.identities:
+            self._by_identity.setdefault(identity, set()).add(entry)
+        if entry.timeout is not None:
+            self._queues.setdefault(entry.timeout, deque()).append(entry)
+            self._queued += 1
+        entry.table.entries[entry.key] = entry  # last: from here on it is served
+
+    def _unlink(self, entry: Entry) -> None:
+        if entry.table.get(entry.key) is entry:
+            del entry.table.entries[entry.key]
+        entry.table.section.counters.hits += entry.hits
+        # In this order: a reader takes the value first and looks at the time afterwards.
+        entry.due = -math.inf
+        self._waste.append(entry.value)
+        entry.value = None
+        _discard(self._by_label, entry.labels, entry)
+        _discard(self._by_identity, entry.identities, entry)
+        self._compact()
+
+    def _compact(self) -> None:
+        """Drop those that left early, once they outnumber those that are in."""
+        if self._queued > 2 * len(self._policy) + 64:
+            for timeout, queue in self._queues.items():
+                self._queues[timeout] = deque(entry for entry in queue if entry.queue is not None)
+            self._queued = sum(map(len, self._queues.values()))
+
+
+def _discard(index: dict[Any, set[Entry]], names: Iterable[Hashable], entry: Entry) -> None:
+    for name in names:
+        entries = index.get(name)
+        if entries is not None:
+            entries.discard(entry)
+            if not entries:
+                del index[name]

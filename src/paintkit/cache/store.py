@@ -1,0 +1,270 @@
+"""The state of one cache, and the few steps that change it, each whole under one lock.
+
+Here stands the rule: *a call that begins after an invalidation returned never sees a value whose load began before it.*
+An invalidation drops the entries concerned and takes the flights concerned out of the registry. Such a flight still
+answers those who wait for it, but nobody joins it any more, and it stores nothing when it lands. Loads inside a unit of
+work read a snapshot that is as old as the unit; they are stored only if nothing that concerns them was invalidated
+since it began.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+from paintkit import ambient, clock, observations
+from paintkit._runtime import Failure, Success
+from paintkit.cache.flights import Flight, Landing
+from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
+from paintkit.cache.keys import Identity, identity_of
+from paintkit.cache.memory import Call, Counters, Entry, MemoryLevel, Section, Table
+from paintkit.cache.values import refuse_unfit
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Entries, flights and the memory of invalidations of one cache.
+
+    Args:
+        name: The name of the cache, for observations.
+        maxsize: How many entries it holds at most (>= 1).
+    """
+
+    def __init__(self, name: str, maxsize: int) -> None:
+        self.name = name
+        self.lock = threading.Lock()  # guards all that follows, and the sections
+        self.level = MemoryLevel(maxsize)
+        self.invalidations = 0
+        self._flights: dict[tuple[Table, Hashable], Flight] = {}
+        self._ledger = Ledger()
+        self._sections: dict[Section, weakref.ref[Any]] = {}
+        self._former = Counters()  # of functions that are gone
+        # What died and has to go. Appended by callbacks of weak references, which cannot wait for the lock.
+        self._graveyard: deque[Section | Table | Identity] = deque()
+        with _forking:
+            _stores.add(self)
+
+    # --- Functions and the objects whose methods they are ---
+
+    def attend(self, section: Section, function: Any) -> None:
+        """Keep a section as long as its function lives."""
+        with self.lock:
+            self._sections[section] = weakref.ref(function, lambda _ref: self._bury(section))
+
+    def table_of(self, section: Section, receiver: object) -> Table:
+        """Return the table of a method of one object; it leaves with the object.
+
+        Raises:
+            TypeError: The object cannot be referred to weakly.
+        """
+        address = id(receiver)
+        table = section.receivers.get(address)
+        if table is None:
+            identity = identity_of(receiver)
+            table = section.receivers.setdefault(address, Table(section, identity))
+            identity.mourn(table, lambda: self._bury(section.receivers.pop(address, table)))
+        return table
+
+    # --- Loads ---
+
+    def begin(self, call: Call) -> Success[Any] | tuple[Flight, bool]:
+        """Return the value that came in the meantime, else the flight of this call and whether it is new: ours to lead."""
+        counters = call.table.section.counters
+        with self.lock:
+            entry = call.table.get(call.key)
+            if entry is not None and clock.now() < entry.due:
+                entry.hits += 1
+                return Success(entry.value)
+            counters.misses += 1
+            flight = self._flights.get((call.table, call.key))
+            if flight is not None and not flight.stranded:
+                counters.joined += 1
+                return flight, False
+            flight = self._flights[call.table, call.key] = Flight(call)
+            return flight, True
+
+    def note_miss(self, call: Call) -> None:
+        """Count a miss that takes no flight."""
+        with self.lock:
+            call.table.section.counters.misses += 1
+
+    def note_load(self, call: Call, seconds: float, *, failed: bool) -> None:
+        """Count a load outside the flights."""
+        with self.lock:
+            call.table.section.counters.count_load(seconds, failed=failed)
+
+    def land(self, flight: Flight, landing: Landing) -> None:
+        """Take in what a flight brings, unless an invalidation took it out of the registry; then tell who waits for it."""
+        now = clock.now()
+        call = flight.call
+        landing = _fit(landing)
+        evicted: list[Entry] = []
+        try:
+            with self.lock:
+                call.table.section.counters.count_load(
+                    now - flight.started, failed=isinstance(landing, Failure)
+                )
+                if self._flights.get((call.table, call.key)) is flight:
+                    del self._flights[call.table, call.key]
+                    if isinstance(landing, Success):
+                        evicted = self.level.add(Entry(call, landing.value, now), now)
+                _waste = self.level.take_waste()
+        finally:
+            flight.land(landing)
+        self._afterwards(evicted)
+
+    def keep(self, call: Call, value: Any, since: int) -> None:
+        """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""
+        now = clock.now()
+        evicted: list[Entry] = []
+        with self.lock:
+            if not self._ledger.noted_since(since, marks_of(call)):
+                evicted = self.level.add(Entry(call, value, now), now)
+            _waste = self.level.take_waste()
+        self._afterwards(evicted)
+
+    # --- Invalidation ---
+
+    def invalidate(self, target: Target) -> None:
+        """Drop what a target covers: at once, or inside a unit of work after its commit."""
+        unit = ambient.unit_of_work.get()
+        if unit is None:
+            self.drop(target)
+        else:
+            unit.mark_dirty(((self, target.mark),))
+            unit.defer(functools.partial(self.drop, target))
+
+    def drop(self, target: Target) -> None:
+        """Drop what a target covers, here and now."""
+        with self.lock:
+            self._ledger.note(target.mark, next_epoch())
+            entries = list(target.entries(self.level))
+            self._remove(entries)
+            for place in [place for place, flight in self._flights.items() if target.covers(flight.call)]:
+                del self._flights[place]
+            self.invalidations += 1
+            _waste = self.level.take_waste()
+        self._afterwards(())
+        observations.emit("cache.invalidated", self.name, target=str(target), entries=len(entries))
+
+    def is_dirty(self, call: Call | Entry, unit: ambient.UnitOfWork) -> bool:
+        """Whether a unit of work has invalidated what concerns a call."""
+        return unit.is_dirty((self, mark) for mark in marks_of(call))
+
+    # --- Statistics ---
+
+    def sweep(self) -> list[Entry]:
+        """Let go of what is past its time, and return what is left."""
+        with self.lock:
+            self.level.sweep(clock.now())
+            entries = list(self.level)
+            _waste = self.level.take_waste()
+        self._afterwards(())
+        return entries
+
+    def totals(self) -> Counters:
+        """Return the counts of all functions, those that are gone included."""
+        with self.lock:
+            totals = Counters()
+            totals.add(self._former)
+            for section in self._sections:
+                totals.add(section.totals())
+        return totals
+
+    # --- What died, and what is told ---
+
+    def _afterwards(self, evicted: Sequence[Entry]) -> None:
+        """Do, after a step, what must not happen under the lock."""
+        self._tidy()
+        if evicted and observations.observers:
+            for entry in evicted:
+                observations.emit(
+                    "cache.evicted", self.name, function=entry.table.section.name, hits=entry.hits
+                )
+
+    def _bury(self, dead: Section | Table | Identity) -> None:
+        self._graveyard.append(dead)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Let go of the entries of what died, if the lock is free; else whoever holds it comes here after releasing it."""
+        while self._graveyard and self.lock.acquire(blocking=False):
+            try:
+                while self._graveyard:
+                    self._let_go(self._graveyard.popleft())
+                _waste = self.level.take_waste()
+            finally:
+                self.lock.release()
+
+    def _let_go(self, dead: Section | Table | Identity) -> None:
+        match dead:
+            case Section():
+                self._remove(dead.entries())
+                self._former.add(dead.counters)
+                del self._sections[dead]
+                for table in dead.tables():
+                    if table.identity is not None:
+                        table.identity.recover(table)
+            case Table():
+                self._remove(list(dead.entries.values()))
+            case Identity():
+                self._remove(self.level.speaking_of(dead))
+
+    def _remove(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self.level.remove(entry)
+
+    def mourn(self, identities: Iterable[Identity]) -> None:
+        """See to it that entries whose key speaks of these objects leave with them."""
+        for identity in identities:
+            identity.mourn(self, functools.partial(self._bury, identity))
+
+    # --- Forks ---
+
+    def forget_flights(self) -> None:
+        """Forget all flights, in a forked child: their threads are not there. The lock is held."""
+        self._flights.clear()
+
+
+def _fit(landing: Landing) -> Landing:
+    """Turn a value that must not be cached into the error that says so."""
+    if isinstance(landing, Success):
+        try:
+            refuse_unfit(landing.value)
+        except TypeError as error:
+            return Failure(error)
+    return landing
+
+
+_forking = threading.Lock()  # guards _stores and _held
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_held: list[Store] = []
+
+
+def _hold_all() -> None:
+    _forking.acquire()
+    _held.extend(_stores)
+    for store in _held:
+        store.lock.acquire()
+
+
+def _release_all() -> None:
+    while _held:
+        _held.pop().lock.release()
+    _forking.release()
+
+
+def _restart_all() -> None:
+    for store in _held:
+        store.forget_flights()
+    _release_all()
+
+
+# No other thread is in the middle of a step while the process forks, so the child finds every store in order.
+os.register_at_fork(before=_hold_all, after_in_parent=_release_all, after_in_child=_restart_all)

@@ -1,0 +1,92 @@
+"""Values: which of them may be cached, and about how large they are."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from paintkit.cache.keys import PLAIN
+
+__all__ = ["estimate_size", "refuse_unfit"]
+
+#: How deep into a value we look, and at how many items of one container.
+_DEPTH, _BREADTH = 4, 100
+
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+
+
+def refuse_unfit(value: object) -> None:
+    """Raise if a value cannot be served a second time, or not outside the unit of work that loaded it.
+
+    Raises:
+        TypeError: The value is an awaitable, an iterator, or holds an object that SQLAlchemy maps.
+    """
+    kind = type(value)
+    if kind in PLAIN:
+        return
+    if hasattr(kind, "__await__"):
+        raise TypeError(
+            f"cannot cache a {kind.__qualname__}, which can be awaited only once: decorate the `async def` itself"
+        )
+    if hasattr(kind, "__next__"):
+        raise TypeError(
+            f"cannot cache a {kind.__qualname__}, which can be read only once: return a list or a tuple"
+        )
+    mapped = _find_mapped(value, _DEPTH)
+    if mapped is not None:
+        name = type(mapped).__qualname__
+        raise TypeError(
+            f"cannot cache {name}, a mapped SQLAlchemy object: it belongs to one session, and its attributes may load "
+            f"when they are read. Return plain data made from it: a dict, a tuple or a frozen dataclass"
+        )
+
+
+def _find_mapped(value: object, depth: int) -> object | None:
+    kind = type(value)
+    if kind in PLAIN:
+        return None
+    if hasattr(kind, "_sa_class_manager"):  # what SQLAlchemy's instrumentation leaves on a class
+        return value
+    if depth == 0:
+        return None
+    found = (_find_mapped(part, depth - 1) for part in _parts(value))
+    return next((mapped for mapped in found if mapped is not None), None)
+
+
+def _parts(value: object) -> Iterator[object]:
+    """Iterate over the first parts of a value."""
+    if isinstance(value, dict):
+        yield from islice(value, _BREADTH)
+        yield from islice(value.values(), _BREADTH)
+    elif isinstance(value, _CONTAINERS):
+        yield from islice(value, _BREADTH)
+    else:
+        yield from islice(_fields(value), _BREADTH)
+
+
+def _fields(value: object) -> Iterable[object]:
+    fields = None if isinstance(value, type) else getattr(value, "__dict__", None)
+    return fields.values() if isinstance(fields, dict) else ()
+
+
+def estimate_size(value: object, depth: int = _DEPTH) -> int:
+    """Return about how many bytes a value takes.
+
+    The parts of built-in containers and of objects with a `__dict__` count, down to a few levels; of a large container
+    the first hundred are weighed and the rest is taken to be like them. What is shared counts wherever it is found.
+    """
+    size = sys.getsizeof(value, 0)
+    if depth == 0 or type(value) in PLAIN:
+        return size
+    if isinstance(value, dict):
+        return size + _weigh(value, depth) + _weigh(value.values(), depth)
+    return size + _weigh(value if isinstance(value, _CONTAINERS) else _fields(value), depth)
+
+
+def _weigh(parts: Any, depth: int) -> int:
+    weights = [estimate_size(part, depth - 1) for part in islice(parts, _BREADTH)]
+    return math.ceil(sum(weights) * len(parts) / len(weights)) if weights else 0

@@ -1,0 +1,162 @@
+"""S3-FIFO: which key to forget, decided by three queues and a count of uses.
+
+After Yang, Zhang, Qiu, Yue and Rashmi, "FIFO Queues are All You Need for Cache Eviction" (SOSP 2023). Newcomers wait in
+a small queue. Whoever is used twice there moves to the main queue, all others leave and are remembered for a while as
+*ghosts*; who comes back while remembered enters the main queue at once. The main queue gives one more round to all that
+were used since their last one. A use is only counted: nothing is reordered, so that readers need no lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["S3FIFO", "Node"]
+
+#: More uses than these make no difference: what was popular once must be able to leave.
+_MOST_USES = 3
+#: As many uses in the small queue earn a place in the main queue.
+_PROMOTION = 2
+#: The small queue holds one in so many nodes.
+_SMALL_PART = 10
+
+
+class Node:
+    """One key under the policy. Readers count their uses in `hits`; all else belongs to the policy."""
+
+    __slots__ = ("hits", "queue", "spent")
+
+    def __init__(self) -> None:
+        #: How often it was used, ever.
+        self.hits = 0
+        #: How many of these uses were spent on staying.
+        self.spent = 0
+        #: Where it stands; `None` once it has left.
+        self.queue: Queue | None = None
+
+    def fingerprint(self) -> Hashable:
+        """Return what to remember of this node when it has left: equal for the same key, small, keeping nothing alive."""
+        raise NotImplementedError
+
+    @property
+    def uses(self) -> int:
+        """The unspent uses, at most 3."""
+        return min(self.hits - self.spent, _MOST_USES)
+
+    def spend(self, uses: int) -> None:
+        """Pay with that many uses, and forget all beyond the third."""
+        self.spent = self.hits - self.uses + uses
+
+
+class Queue:
+    """A FIFO from whose middle nodes may vanish: those are skipped at the head, or dropped in bulk once they are many."""
+
+    __slots__ = ("_gone", "_nodes")
+
+    def __init__(self) -> None:
+        self._nodes: deque[Node] = deque()
+        self._gone = 0
+
+    def __len__(self) -> int:
+        return len(self._nodes) - self._gone
+
+    def __iter__(self) -> Iterator[Node]:
+        return (node for node in self._nodes if node.queue is self)
+
+    def push(self, node: Node) -> None:
+        """Put a node at the tail."""
+        node.queue = self
+        self._nodes.append(node)
+
+    def pop(self) -> Node:
+        """Take the node at the head."""
+        while (node := self._nodes.popleft()).queue is not self:
+            self._gone -= 1
+        node.queue = None
+        return node
+
+    def remove(self, node: Node) -> None:
+        """Take a node from wherever it stands."""
+        node.queue = None
+        self._gone += 1
+        if self._gone * 2 > len(self._nodes):
+            self._nodes = deque(self)
+            self._gone = 0
+
+
+N = TypeVar("N", bound=Node)
+
+
+class S3FIFO(Generic[N]):
+    """The policy over nodes of one kind.
+
+    Args:
+        capacity: How many nodes it holds at most (>= 1).
+    """
+
+    __slots__ = ("_ghosts", "_main", "_small", "_small_capacity", "capacity")
+
+    def __init__(self, capacity: int) -> None:
+        #: How many nodes it holds at most.
+        self.capacity = capacity
+        self._small_capacity = max(1, capacity // _SMALL_PART)
+        self._small = Queue()
+        self._main = Queue()
+        self._ghosts: OrderedDict[Hashable, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._small) + len(self._main)
+
+    def __iter__(self) -> Iterator[N]:
+        """Iterate over all nodes that are in."""
+        yield from self._small  # type: ignore[misc]  # only `admit` fills the queues, with nodes of our kind
+        yield from self._main  # type: ignore[misc]
+
+    def admit(self, node: N) -> list[N]:
+        """Take in a node that was never in before, and return those that have to leave for it."""
+        leaving = []
+        while len(self) >= self.capacity:
+            left = self._step()
+            if left is not None:
+                leaving.append(left)
+        fingerprint = node.fingerprint()
+        if fingerprint in self._ghosts:
+            del self._ghosts[fingerprint]
+            self._main.push(node)
+        else:
+            self._small.push(node)
+        return leaving
+
+    def remove(self, node: N) -> None:
+        """Let a node go that somebody else has no more use for; a node that is not in is left alone."""
+        if node.queue is not None:
+            node.queue.remove(node)
+
+    def _step(self) -> N | None:
+        """Judge the head of one queue; return it if it leaves."""
+        if len(self._small) >= self._small_capacity or not len(self._main):
+            return self._judge_newcomer()
+        return self._judge_resident()
+
+    def _judge_newcomer(self) -> N | None:
+        node: N = self._small.pop()  # type: ignore[assignment]  # only `admit` fills the queues
+        if node.uses >= _PROMOTION:
+            node.spend(node.uses)
+            self._main.push(node)
+            return None
+        self._remember(node.fingerprint())
+        return node
+
+    def _judge_resident(self) -> N | None:
+        node: N = self._main.pop()  # type: ignore[assignment]  # only `admit` fills the queues
+        if node.uses:
+            node.spend(1)
+            self._main.push(node)
+            return None
+        return node
+
+    def _remember(self, fingerprint: Hashable) -> None:
+        self._ghosts[fingerprint] = None
+        if len(self._ghosts) > self.capacity:
+            self._ghosts.popitem(last=False)
