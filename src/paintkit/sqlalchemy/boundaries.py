@@ -271,6 +271,8 @@ def _sooner(timeout: float | None) -> float | None:
 
 
 def _roll_back(unit: UnitOfWork, savepoint: SessionTransaction, error: BaseException | None) -> None:
+    if not _is_open(unit, savepoint):
+        return
     try:
         savepoint.rollback()
     except Exception as failure:
@@ -279,6 +281,14 @@ def _roll_back(unit: UnitOfWork, savepoint: SessionTransaction, error: BaseExcep
         if error is None:
             raise
         error.add_note(f"paintkit: the rollback to the savepoint failed, too: {failure!r}")
+
+
+def _is_open(unit: UnitOfWork, savepoint: SessionTransaction) -> bool:
+    """Whether nobody has rolled it back by hand, directly or with all around it."""
+    current = unit.session.get_nested_transaction()
+    while current is not None and current is not savepoint:
+        current = current.parent
+    return current is not None
 
 
 def _is_error_response(result: object) -> bool:

@@ -51,6 +51,11 @@ class Ledger:
         """Why the innermost savepoint, or one around it, can only be rolled back; `None` if it need not be."""
         return next((page.doom for page in self._pages if page.doom is not None), None)
 
+    @property
+    def innermost_cause(self) -> BaseException | None:
+        """The same for what was done since the innermost savepoint only."""
+        return self._pages[-1].doom
+
     def open(self) -> None:
         """A savepoint began."""
         self._pages.append(_Page())

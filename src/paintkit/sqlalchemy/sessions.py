@@ -198,11 +198,12 @@ class UnitOfWork:
         Raises:
             UnexpectedRollbackError: It cannot; its cause is the failure that was swallowed.
         """
-        if self.is_doomed():
-            cause = self._ledger.cause or self._failure
+        cause = self._ledger.innermost_cause
+        if cause is not None or not self.session.is_active:
+            cause = cause or self._failure
             raise UnexpectedRollbackError(
-                f"nothing was stored: {'a statement' if cause is None else repr(cause)} failed inside this unit of work and "
-                "the failure was swallowed; let it through, or give the inner boundary propagation='nested'"
+                f"nothing was stored: {cause!r} happened inside this unit of work and was swallowed; let it through, or "
+                "give the inner boundary propagation='nested'"
             ) from cause
 
     def end(self, error: BaseException | None) -> list[Action]:
