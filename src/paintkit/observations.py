@@ -18,7 +18,7 @@ class Observation(NamedTuple):
     """One decision of one primitive.
 
     Attributes:
-        kind: What was decided, as `primitive.verb`: `"retry.waiting"`, `"circuit_breaker.opened"`.
+        kind: What was decided, as `primitive.verb`: `"retry.waiting"`, `"circuit_breaker.rejected"`.
         source: The name of the policy, cache, bus or pool that decided.
         details: Evidence by name; durations in seconds. See each primitive's documentation.
     """

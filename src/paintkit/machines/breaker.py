@@ -200,6 +200,12 @@ class Transition(NamedTuple):
     after: CircuitState
 
 
+def _seconds_until(instant: float, now: float) -> float:
+    """As many seconds as it takes: who sleeps them must not wake up a rounding error too early."""
+    seconds = max(0.0, instant - now)
+    return seconds if now + seconds >= instant else seconds + math.ulp(instant)
+
+
 class Breaker:
     """See the module's documentation.
 
@@ -286,9 +292,9 @@ class Breaker:
     def retry_after(self, now: float) -> float | None:
         """Seconds until a refused call has a chance, or `None` if that is not a matter of time."""
         if self.state is CircuitState.OPEN:
-            return max(0.0, self._open_until - now)
+            return _seconds_until(self._open_until, now)
         if self.state is CircuitState.HALF_OPEN and self._leases:
-            return max(0.0, min(self._leases.values()) - now)
+            return _seconds_until(min(self._leases.values()), now)
         return None
 
     def is_current(self, permit: Permit) -> bool:

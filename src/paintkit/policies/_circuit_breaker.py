@@ -267,7 +267,7 @@ class CircuitBreaker(Policy):
         with self._lock:
             current = self._machine.is_current(permit)
             transition = None
-            if current:
+            if current and self._machine.state is not CircuitState.DISABLED:
                 slow = self._judge.is_slow(now - started)
                 transition = self._machine.record(permit, now, failed=failed, slow=slow)
                 self._failures += failed
