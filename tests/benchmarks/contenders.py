@@ -90,9 +90,10 @@ def hit(fn: Fn) -> Fn:
 
 def cachetools_hit(fn: Fn) -> Fn:
     import cachetools
+    from cachetools.keys import typedkey
 
     store = cachetools.TTLCache(SIZE, TTL)
-    return cachetools.cached(store, key=cachetools.keys.typedkey, lock=threading.Lock(), info=True)(fn)
+    return cachetools.cached(store, key=typedkey, lock=threading.Lock(), info=True)(fn)
 
 
 def cachebox_hit(fn: Fn) -> Fn:
