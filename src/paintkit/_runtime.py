@@ -6,12 +6,14 @@ awaited; in blocking code `drive` runs it, and nothing in it ever suspends becau
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from paintkit import clock
 
-__all__ = ["ASYNCIO", "BLOCKING", "Failure", "Outcome", "Runtime", "Success", "drive"]
+__all__ = ["ASYNCIO", "BLOCKING", "Failure", "Handover", "Outcome", "Runtime", "Success", "drive"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -60,6 +62,77 @@ class Runtime(Protocol):
         """Wait, on the clock."""
         ...
 
+    async def receive(self, handover: Handover, seconds: float, /) -> bool:
+        """Wait for something to be handed over; False when time is up."""
+        ...
+
+
+class Handover:
+    """A place where one thread or task waits until another passes something on to it.
+
+    The receiver waits once, through its runtime. The giver calls `give()` from any thread; whether the receiver was
+    still there decides who owns what was given.
+    """
+
+    __slots__ = ("_condition", "_given", "_gone", "_wake")
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition(threading.Lock())
+        self._given = False
+        self._gone = False
+        self._wake: Callable[[], object] | None = None
+
+    def give(self) -> bool:
+        """Pass it on; False when the receiver has gone."""
+        with self._condition:
+            if self._gone:
+                return False
+            self._given = True
+            if self._wake is not None:
+                self._wake()
+            self._condition.notify()
+            return True
+
+    def withdraw(self) -> bool:
+        """End the wait without receiving; False when it had been given before."""
+        with self._condition:
+            self._gone = not self._given
+            return self._gone
+
+    def wait(self, seconds: float) -> bool:
+        """Block this thread until given (True), or until time is up."""
+        due = clock.now() + seconds
+        with self._condition:
+            while not self._given:
+                left = due - clock.now()
+                if left <= 0:
+                    return False
+                clock.wait(self._condition, None if left == math.inf else left)
+            return True
+
+    async def arrival(self, seconds: float) -> bool:
+        """Wait like `wait`, without blocking the loop."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
+        with self._condition:
+            if self._given:
+                return True
+            self._wake = lambda: loop.call_soon_threadsafe(_resolve, arrived)
+        timer = None if seconds == math.inf else loop.call_later(seconds, _resolve, arrived)
+        try:
+            await arrived
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return self._given
+
+
+def _resolve(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
+
 
 class _Blocking:
     async def attempt(self, call: Callable[[], T]) -> Outcome[T]:
@@ -70,6 +143,9 @@ class _Blocking:
 
     async def sleep(self, seconds: float) -> None:
         clock.sleep(seconds)
+
+    async def receive(self, handover: Handover, seconds: float) -> bool:
+        return handover.wait(seconds)
 
 
 class _Asyncio:
@@ -83,6 +159,9 @@ class _Asyncio:
         import asyncio
 
         await asyncio.sleep(seconds)
+
+    async def receive(self, handover: Handover, seconds: float) -> bool:
+        return await handover.arrival(seconds)
 
 
 BLOCKING: Runtime = _Blocking()

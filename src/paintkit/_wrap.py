@@ -23,12 +23,14 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from paintkit._streams import aopen_stream, open_stream
+
 if TYPE_CHECKING:
     from types import CodeType
 
     from paintkit.typing import AnyCallable, P, R
 
-__all__ = ["Colour", "Parameters", "Policy", "Templates", "binder", "colour_of", "name_of", "wrap"]
+__all__ = ["Colour", "Parameters", "Policy", "Templates", "binder", "call_of", "colour_of", "name_of", "wrap"]
 
 # The flags of code objects that matter here, spelled out because importing `inspect` costs more than all of paintkit.
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
@@ -118,6 +120,10 @@ async def _acall(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
     return await fn(*args, **kwargs)
 
 
+# Functions of ours that only carry a call of the user's.
+_CARRIERS = frozenset({_call, _acall, open_stream, aopen_stream})
+
+
 def wrap(
     fn: Callable[P, R], templates: Templates, helpers: Mapping[str, Any], *, as_made: bool = False
 ) -> Callable[P, R]:
@@ -189,10 +195,18 @@ def colour_of(fn: object) -> Colour:
 
 def name_of(fn: object) -> str:
     """Return the module and the qualified name of `fn`, the default name of its policies."""
-    inner = _innermost(fn)
+    inner = _innermost(call_of(fn) if isinstance(fn, functools.partial) else fn)
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     module = getattr(inner, "__module__", None) or type(inner).__module__
     return f"{module}.{name}"
+
+
+def call_of(later: functools.partial[Any]) -> functools.partial[Any]:
+    """Return the user's own call behind one that `Policy.call` makes, or that opens a generator."""
+    while later.func in _CARRIERS and later.args:
+        fn, *args = later.args
+        later = fn if isinstance(fn, functools.partial) else functools.partial(fn, *args, **later.keywords)
+    return later
 
 
 def _innermost(fn: object) -> object:

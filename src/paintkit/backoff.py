@@ -6,6 +6,8 @@ With n = 1 for the first retry, the ceilings are
 - constant: `c_n = delay`
 - linear: `c_n = min(cap, start + step * (n - 1))`
 - exponential: `c_n = min(cap, base * factor ** (n - 1))`
+- fibonacci: `c_n = min(cap, base * F_n)` with F = 1, 2, 3, 5, 8, …
+- decorrelated: `c_n = min(cap, 3 * s_(n-1))`, drawn between `base` and the ceiling, where `s` is the delay before
 
 kept as a running value, so that nothing overflows at any attempt. Jitter spreads clients that failed together; it is
 applied after the cap, where it must not vanish:
@@ -16,7 +18,8 @@ applied after the cap, where it must not vanish:
 - `"none"`: exactly `c_n`
 
 No delay is ever longer than `LONGEST_DELAY`. The formulas for full and equal jitter are those of the AWS Architecture
-Blog, "Exponential Backoff And Jitter".
+Blog, "Exponential Backoff And Jitter", as is decorrelated jitter, which we draw below the cap instead of cutting it off
+there, so that it does not vanish.
 """
 
 from __future__ import annotations
@@ -31,7 +34,19 @@ if TYPE_CHECKING:
 
     from paintkit.typing import Seconds
 
-__all__ = ["LONGEST_DELAY", "Backoff", "Jitter", "Schedule", "constant", "exponential", "linear"]
+__all__ = [
+    "LONGEST_DELAY",
+    "Backoff",
+    "Decorrelated",
+    "Fibonacci",
+    "Jitter",
+    "Schedule",
+    "constant",
+    "decorrelated",
+    "exponential",
+    "fibonacci",
+    "linear",
+]
 
 #: Seconds; the longest delay of any schedule: one day.
 LONGEST_DELAY = 86_400.0
@@ -81,15 +96,59 @@ class Backoff(NamedTuple):
             yield min(draw(self, ceiling), LONGEST_DELAY)
             ceiling = min(self.cap, ceiling * self.factor + self.step)
 
-    def _random(self) -> float:
-        return (self.rng or shared_rng()).random()
+
+class Fibonacci(NamedTuple):
+    """A schedule made by `fibonacci`; see `Backoff` for the attributes."""
+
+    start: float
+    cap: float
+    jitter: Jitter
+    rng: Random | None
+
+    def delays(self) -> Iterator[float]:
+        """Yield the delays in seconds, for ever."""
+        draw = _DRAWS[self.jitter]
+        ceiling, following = self.start, 2 * self.start
+        while True:
+            yield min(draw(self, ceiling), LONGEST_DELAY)
+            ceiling, following = min(self.cap, following), min(self.cap, ceiling + following)
 
 
-_DRAWS: dict[str, Callable[[Backoff, float], float]] = {
-    "full": lambda backoff, ceiling: ceiling * backoff._random(),
-    "equal": lambda backoff, ceiling: ceiling / 2 + ceiling / 2 * backoff._random(),
-    "additive": lambda backoff, ceiling: ceiling + backoff.start * backoff._random(),
-    "none": lambda _backoff, ceiling: ceiling,
+class Decorrelated(NamedTuple):
+    """A schedule made by `decorrelated`; see `Backoff` for the attributes."""
+
+    start: float
+    cap: float
+    rng: Random | None
+
+    def delays(self) -> Iterator[float]:
+        """Yield the delays in seconds, for ever."""
+        delay = self.start
+        while True:
+            ceiling = max(self.start, min(self.cap, 3 * delay))
+            delay = self.start + (ceiling - self.start) * _random(self.rng)
+            yield delay
+
+
+class _Drawn(Protocol):
+    """What a jitter needs of a schedule."""
+
+    @property
+    def start(self) -> float: ...
+
+    @property
+    def rng(self) -> Random | None: ...
+
+
+def _random(rng: Random | None) -> float:
+    return (rng or shared_rng()).random()
+
+
+_DRAWS: dict[str, Callable[[_Drawn, float], float]] = {
+    "full": lambda schedule, ceiling: ceiling * _random(schedule.rng),
+    "equal": lambda schedule, ceiling: ceiling / 2 + ceiling / 2 * _random(schedule.rng),
+    "additive": lambda schedule, ceiling: ceiling + schedule.start * _random(schedule.rng),
+    "none": lambda _schedule, ceiling: ceiling,
 }
 
 
@@ -174,6 +233,51 @@ def exponential(
     first, limit = _first_and_cap("base", base, cap)
     growth = _arguments.number("factor", factor, least=1.0, most=1e6)
     return Backoff(first, growth, 0.0, limit, _jitter(jitter), _rng(rng))
+
+
+def fibonacci(
+    base: Seconds, *, cap: Seconds = 10.0, jitter: Jitter = "full", rng: Random | None = None
+) -> Fibonacci:
+    """Wait longer by the Fibonacci numbers before every retry: slower growth than doubling.
+
+    Args:
+        base: The first ceiling, in seconds (> 0) or a `timedelta`.
+        cap: The highest ceiling, in seconds (>= `base`, at most a day).
+        jitter: See the module's documentation.
+        rng: A `random.Random`, seeded for delays that can be repeated.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> from itertools import islice
+        >>> list(islice(fibonacci(1.0, cap=6.0, jitter="none").delays(), 5))
+        [1.0, 2.0, 3.0, 5.0, 6.0]
+    """
+    first, limit = _first_and_cap("base", base, cap)
+    return Fibonacci(first, limit, _jitter(jitter), _rng(rng))
+
+
+def decorrelated(base: Seconds, *, cap: Seconds = 10.0, rng: Random | None = None) -> Decorrelated:
+    """Wait a random time between `base` and three times the delay before: spread without a common rhythm.
+
+    Args:
+        base: The shortest delay, in seconds (> 0) or a `timedelta`.
+        cap: The longest delay, in seconds (>= `base`, at most a day).
+        rng: A `random.Random`, seeded for delays that can be repeated.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> delay = next(decorrelated(0.1, cap=10.0).delays())
+        >>> 0.1 <= delay <= 0.3
+        True
+    """
+    first, limit = _first_and_cap("base", base, cap)
+    return Decorrelated(first, limit, _rng(rng))
 
 
 def _first_and_cap(name: str, first: Seconds, cap: Seconds) -> tuple[float, float]:

@@ -11,9 +11,10 @@ import threading
 import traceback
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -818,19 +819,6 @@ class TestProtection:
         assert "done" == colour.protect(policy, call := colour.script(OSError, "done"), 1, fn=2)
         assert [((1,), {"fn": 2})] * 2 == call.calls
 
-    @pytest.mark.parametrize("kind", ["generator", "async generator"])
-    def test_generators_are_refused(self, kind):
-        """Calling one again would give its items twice."""
-
-        def generator() -> Iterator[int]:
-            yield 1
-
-        async def async_generator():
-            yield 1
-
-        with pytest.raises(TypeError, match="generator"):
-            retry(on=OSError)(generator if kind == "generator" else async_generator)
-
     @pytest.mark.parametrize("thing", [None, 3, "name", b"", []], ids=repr)
     def test_what_cannot_be_called_is_refused(self, thing):
         """At decoration."""
@@ -841,6 +829,136 @@ class TestProtection:
         """The policy belongs under `@classmethod`."""
         with pytest.raises(TypeError, match="under @classmethod"):
             retry(on=OSError)(classmethod(print))
+
+
+class TestGenerators:
+    """Only the way to the first item is tried again: whoever has an item must not get it twice."""
+
+    @staticmethod
+    def items(colour: Colour, function: Callable[[], Any]) -> list[object]:
+        """Return all items, and the error at the end if there is one."""
+        found: list[object] = []
+
+        async def collect() -> None:
+            try:
+                async for item in function():
+                    found.append(item)
+            except Exception as error:
+                found.append(error)
+
+        if colour is Colour.ASYNCIO:
+            colour.call(collect)
+            return found
+        try:
+            found.extend(function())
+        except Exception as error:
+            found.append(error)
+        return found
+
+    @staticmethod
+    def generator(colour: Colour, script: Callable[[], object], length: int) -> Callable[[], Any]:
+        """Return a generator function of this colour whose steps are scripted."""
+
+        def generate() -> Iterator[object]:
+            for _ in range(length):
+                yield script()
+
+        async def agenerate() -> AsyncIterator[object]:
+            for _ in range(length):
+                yield script()
+
+        return generate if colour is Colour.BLOCKING else agenerate
+
+    def test_failures_before_the_first_item_are_retried(self, colour, clock):
+        """After the delays of the schedule; every item comes once."""
+        script = scripted(OSError, OSError, 1, 2)
+        function = retry(on=OSError, backoff=backoff.constant(1))(self.generator(colour, script, 2))
+
+        assert [1, 2] == self.items(colour, function)
+        assert [0.0, 1.0, 2.0, 2.0] == script.times
+
+    def test_failures_after_the_first_item_pass(self, colour):
+        """As they are."""
+        error = OSError("in the middle")
+        script = scripted(OSError, 1, error, "never")
+        function = retry(on=OSError, backoff=AT_ONCE)(self.generator(colour, script, 5))
+
+        assert [1, error] == self.items(colour, function)
+
+    def test_exhausted(self, colour):
+        """The last exception, as from a function."""
+        last = OSError("last")
+        script = scripted(OSError, last)
+        function = retry(on=OSError, attempts=2, backoff=AT_ONCE)(self.generator(colour, script, 2))
+
+        assert [last] == self.items(colour, function)
+
+    def test_no_items_at_all(self, colour):
+        """An empty generator is a success."""
+        function = retry(on=OSError, backoff=AT_ONCE)(self.generator(colour, scripted(), 0))
+
+        assert [] == self.items(colour, function)
+
+    def test_stay_generators(self, colour):
+        """Nothing runs before the first item is asked for."""
+        script = scripted(1)
+        protected = retry(on=OSError)(self.generator(colour, script, 1))
+
+        protected()
+
+        assert 0 == script.count
+        if colour is Colour.BLOCKING:
+            assert inspect.isgeneratorfunction(protected)
+        else:
+            assert inspect.isasyncgenfunction(protected)
+
+    def test_are_closed_with_their_reader(self, colour):
+        """Who stops reading closes the generator itself."""
+        closed = []
+
+        def generate() -> Iterator[int]:
+            try:
+                yield 1
+            finally:
+                closed.append(True)
+
+        async def agenerate() -> AsyncIterator[int]:
+            try:
+                yield 1
+            finally:
+                closed.append(True)
+
+        async def stop_early() -> None:
+            async with contextlib.aclosing(retry(on=OSError)(agenerate)()) as reader:
+                assert 1 == await anext(reader)
+
+        if colour is Colour.ASYNCIO:
+            colour.call(stop_early)
+        else:
+            with contextlib.closing(retry(on=OSError)(generate)()) as reader:
+                assert 1 == next(reader)
+
+        assert [True] == closed
+
+    def test_send_and_throw_and_return(self):
+        """What a caller says to the generator, and what it returns, passes through."""
+
+        def generate() -> Generator[object, object, str]:
+            try:
+                yield (yield "first")
+            except KeyError as error:
+                yield error
+            return "result"
+
+        error = KeyError()
+        reader = retry(on=OSError)(generate)()
+
+        assert "first" == next(reader)
+        assert "sent" == reader.send("sent")
+        assert error is reader.throw(error)
+        with pytest.raises(StopIteration) as caught:
+            next(reader)
+        assert "result" == caught.value.value
 
 
 class TestArguments:

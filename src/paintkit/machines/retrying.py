@@ -1,19 +1,19 @@
 """Decides what follows a failed attempt: wait and try again, or give up.
 
-One `RetryPlan` belongs to one call. It counts attempts, draws delays and compares spans; it does not know what failed.
-A wait that does not fit into the time that is left is refused before it is slept.
+One `RetryPlan` belongs to one call. It counts attempts and compares spans; it does not know what failed, nor where a
+delay comes from. A wait that does not fit into the time that is left is refused before it is slept.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 __all__ = ["GiveUp", "Reason", "RetryPlan", "Wait"]
 
-#: Why a call is not retried: all attempts used, or no time left in the policy's own span or in the ambient deadline.
-Reason = Literal["attempts", "max_elapsed", "deadline"]
+#: Why a call is not retried: all attempts used, the server asks for more patience than we have, or no time left in the
+#: policy's own span or in the ambient deadline.
+Reason = Literal["attempts", "retry_after", "max_elapsed", "deadline"]
 
 
 class Wait(NamedTuple):
@@ -33,39 +33,46 @@ class RetryPlan:
 
     Args:
         attempts: How many attempts there may be in all, the first one included.
-        delays: Seconds to wait before each retry; when they end, the last one goes on.
-        give_up_at: The instant after which no attempt may start by the policy's own span, or infinity.
+        give_up_at: The instant after which no attempt may start by the policy's own span.
+        longest_hint: The longest wait, in seconds, that a server may ask for.
     """
 
-    __slots__ = ("_attempts", "_delay", "_delays", "_give_up_at", "made")
+    __slots__ = ("_attempts", "_give_up_at", "_longest_hint", "made")
 
-    def __init__(self, attempts: float, delays: Iterator[float], give_up_at: float = math.inf) -> None:
+    def __init__(self, attempts: int, give_up_at: float = math.inf, longest_hint: float = math.inf) -> None:
         self._attempts = attempts
-        self._delays = delays
-        self._delay = 0.0
         self._give_up_at = give_up_at
-        #: How many attempts have been made.
+        self._longest_hint = longest_hint
+        #: How many attempts have been started.
         self.made = 1
 
-    def after_failure(self, now: float, due: float = math.inf) -> Wait | GiveUp:
+    @property
+    def is_used_up(self) -> bool:
+        """Whether all attempts have been made."""
+        return self.made >= self._attempts
+
+    def after_failure(
+        self, now: float, delay: float, *, hint: float = 0.0, due: float = math.inf
+    ) -> Wait | GiveUp:
         """Decide after an attempt has failed.
 
         Args:
             now: The instant of the decision.
-            due: The instant of the ambient deadline, or infinity.
+            delay: Seconds that the schedule asks for; what is no positive number is no wait.
+            hint: Seconds that the server asks for. Coming earlier would break its word, so a hint is never shortened.
+            due: The instant of the ambient deadline.
         """
-        if self.made >= self._attempts:
+        if self.is_used_up:
             return GiveUp("attempts")
-        delay = self._next_delay()
-        if now + delay >= due:
+        if hint > self._longest_hint:
+            return GiveUp("retry_after")
+        wait = max(delay if delay > 0 else 0.0, hint)
+        if now + wait >= due:
             return GiveUp("deadline")
-        if now + delay > self._give_up_at:
+        if now + wait > self._give_up_at:
             return GiveUp("max_elapsed")
-        self.made += 1
-        return Wait(delay)
+        return Wait(wait)
 
-    def _next_delay(self) -> float:
-        delay = next(self._delays, self._delay)
-        # A schedule of the user's own may yield anything: NaN and negative numbers are no wait.
-        self._delay = delay if delay > 0 else 0.0
-        return self._delay
+    def start(self) -> None:
+        """Note that another attempt starts."""
+        self.made += 1

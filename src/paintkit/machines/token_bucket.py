@@ -9,6 +9,10 @@ from __future__ import annotations
 
 __all__ = ["TokenBucket"]
 
+# Seconds. Instants are large floats and intervals small ones: sums of them are off by less than this, and rounding must
+# not refuse a token that arrives at this very instant.
+_SLACK = 1e-6
+
 
 class TokenBucket:
     """One bucket.
@@ -22,13 +26,22 @@ class TokenBucket:
 
     def __init__(self, interval: float, burst: float) -> None:
         self._interval = interval
-        self._tolerance = interval * burst
+        self._tolerance = interval * burst + _SLACK
         #: The instant at which the bucket is, or was, full.
         self.full_at = float("-inf")
 
     def wait(self, now: float, weight: float = 1.0) -> float:
         """Seconds until so many tokens are there (0: now); nothing is taken."""
         return max(0.0, max(self.full_at, now) + weight * self._interval - self._tolerance - now)
+
+    def try_take(self, now: float, weight: float = 1.0) -> bool:
+        """Take tokens if they are there; whether they were."""
+        latest = self.full_at if self.full_at > now else now  # noqa: FURB136 - a call of max() costs as much as the rest
+        full_at = latest + weight * self._interval
+        if full_at - now > self._tolerance:
+            return False
+        self.full_at = full_at
+        return True
 
     def take(self, now: float, weight: float = 1.0) -> float:
         """Take tokens, now or from the future, and return the seconds to wait for them."""
@@ -46,4 +59,4 @@ class TokenBucket:
 
     def tokens(self, now: float) -> float:
         """How many tokens are there (negative: promised to those who wait)."""
-        return (self._tolerance - max(0.0, self.full_at - now)) / self._interval
+        return (self._tolerance - _SLACK - max(0.0, self.full_at - now)) / self._interval

@@ -5,27 +5,41 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
-from paintkit._wrap import Policy, Templates, name_of
+from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
+from paintkit._wrap import Policy, Templates, call_of, name_of
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
 from paintkit.machines.retrying import GiveUp, RetryPlan
 
 if TYPE_CHECKING:
-    from paintkit.typing import ErrorMatch, Seconds
+    import functools
+
+    from paintkit.budget import RetryBudget
+    from paintkit.typing import ErrorMatch, Predicate, Seconds
 
 __all__ = ["Attempt", "Attempts", "Retry", "retry"]
 
 _DEFAULT_BACKOFF = backoff.exponential(0.1, cap=10.0, jitter="full")
+
+# A server's hint is spread by up to this share of it, or all clients come back at once.
+_HINT_SPREAD = 0.1
+
+
+def _hint_of(source: object) -> object:
+    """Read the hint that an exception or a result carries itself."""
+    hint: Any = getattr(source, "retry_after", None)
+    return hint.total_seconds() if hasattr(hint, "total_seconds") else hint
+
 
 # The happy path: one read of the deadline, one call. What follows a failure is out of line, in `Retry._follow`.
 # `$outcome` is deleted because the traceback of its error holds this frame, and this frame would hold the error.
 _BODY = """\
     if $deadline() is not None:
         $check_deadline()
-{start}    $outcome = None
+{before}    $outcome = None
     try:
         $result = {call}
     except Exception as $error:
@@ -45,44 +59,50 @@ _JUDGE = """\
 """
 
 
-def _body(call: str, recover: str, *, timed: bool, judged: bool) -> str:
-    return _BODY.format(
-        call=call,
-        recover=recover,
-        judge=_JUDGE if judged else "",
-        start="    $started = $clock.now()\n" if timed else "",
-        started=", $started" if timed else "",
-    )
+class _Options(NamedTuple):
+    """The arguments of `retry`, validated."""
+
+    on: Predicate
+    never: Predicate | None
+    attempts: int
+    schedule_for: Callable[[Exception | None], backoff.Schedule]
+    on_result: Callable[[Any], object] | None
+    max_elapsed: float | None
+    retry_after: Callable[[Any], Any] | None
+    retry_after_cap: float
+    budget: RetryBudget | None
+    idempotent: Callable[..., object] | None
+    wait_for_circuit: bool
+    as_group: bool
+    name: str | None
+
+    def templates(self) -> Templates:
+        """Write the wrappers, with no more on the happy path than these options need."""
+        before = "    $deposit()\n" if self.budget else ""
+        before += "    $started = $clock.now()\n" if self.max_elapsed is not None else ""
+        common = {
+            "before": before,
+            "judge": _JUDGE if self.on_result is not None else "",
+            "started": ", $started" if self.max_elapsed is not None else "",
+        }
+        return Templates(
+            "retry",
+            blocking=_BODY.format(call="$call", recover="$recover", **common),
+            asyncio=_BODY.format(call="await $call", recover="await $arecover", **common),
+            generator="    return (yield from $resume($open($later)))\n",
+            async_generator="    $rest, $item = await $aopen($later)\n" + ASYNC_DELEGATION,
+        )
 
 
 class Retry(Policy):
     """A retry policy; made by `retry`."""
 
-    def __init__(
-        self,
-        *,
-        on: Callable[[Exception], bool],
-        attempts: int,
-        schedule: backoff.Schedule,
-        on_result: Callable[[Any], object] | None,
-        max_elapsed: float | None,
-        name: str | None,
-    ) -> None:
-        self._on = on
-        self._most_attempts = attempts
-        self._schedule = schedule
-        self._unwanted = on_result
-        self._max_elapsed = max_elapsed
-        self._given_name = name
-        self.name = name or "retry"
+    def __init__(self, options: _Options) -> None:
+        self._options = options
+        self.name = options.name or "retry"
+        self._templates = options.templates()
         self._retries = 0
         self._counting = threading.Lock()  # guards _retries
-        timed, judged = max_elapsed is not None, on_result is not None
-        self._templates = Templates(
-            "retry",
-            blocking=_body("$call", "$recover", timed=timed, judged=judged),
-            asyncio=_body("await $call", "await $arecover", timed=timed, judged=judged),
-        )
 
     @property
     def retries(self) -> int:
@@ -93,7 +113,7 @@ class Retry(Policy):
         """Return the attempts of one block, for `for` or `async for`.
 
         Raises:
-            ValueError: The policy judges results, and a block has none.
+            ValueError: The policy judges results, which a block does not have, or groups errors.
 
         Example:
             >>> for attempt in retry(on=OSError, attempts=3).attempts():
@@ -102,25 +122,29 @@ class Retry(Policy):
             >>> value
             'done'
         """
-        if self._unwanted is not None:
+        if self._options.on_result is not None:
             raise ValueError(
                 "on_result cannot judge a block, which has no result: decorate a function instead"
             )
         return Attempts(self)
 
     def __repr__(self) -> str:
-        return f"<retry {self.name!r}: {self._most_attempts} attempts, {self._schedule}>"
+        return f"<retry {self.name!r}: {self._options.attempts} attempts>"
 
     def _helpers(self) -> Mapping[str, Any]:
         return {
             "deadline": ambient.deadline.get,
             "check_deadline": self._check_deadline,
+            "deposit": self._options.budget and self._options.budget.deposit,
             "clock": clock,
-            "unwanted": self._unwanted,
+            "unwanted": self._options.on_result,
             "recover": self._recover,
             "arecover": self._arecover,
             "Failure": Failure,
             "Success": Success,
+            "resume": resume,
+            "open": self._open,
+            "aopen": self._aopen,
         }
 
     def _check_deadline(self) -> None:
@@ -130,38 +154,48 @@ class Retry(Policy):
                 f"{self.name!r} made no attempt: the deadline was over {-left:.3g} s ago"
             )
 
-    def _recover(self, outcome: Outcome[Any], call: Callable[[], Any], started: float = 0.0) -> Outcome[Any]:
+    def _recover(
+        self, outcome: Outcome[Any], call: functools.partial[Any], started: float = 0.0
+    ) -> Outcome[Any]:
         return drive(self._follow(outcome, call, started, BLOCKING))
 
     async def _arecover(
-        self, outcome: Outcome[Any], call: Callable[[], Any], started: float = 0.0
+        self, outcome: Outcome[Any], call: functools.partial[Any], started: float = 0.0
     ) -> Outcome[Any]:
         return await self._follow(outcome, call, started, ASYNCIO)
 
+    def _open(self, call: functools.partial[Any]) -> Stream:
+        """Retry a generator up to its first item."""
+        return self.call(open_stream, call)
+
+    async def _aopen(self, call: functools.partial[Any]) -> AsyncStream:
+        return await self.acall(aopen_stream, call)
+
     async def _follow(
-        self, outcome: Outcome[Any], call: Callable[[], Any], started: float, runtime: Runtime
+        self, outcome: Outcome[Any], call: functools.partial[Any], started: float, runtime: Runtime
     ) -> Outcome[Any]:
         """Turn the outcome of a first attempt into the outcome of the whole call."""
-        progress = _Progress(self, self._given_name or name_of(call), started)
+        progress = _Progress(self, call_of(call), started)
         while (delay := progress.delay_after(outcome)) is not None:
-            await runtime.sleep(delay)
+            await progress.sleep(delay, runtime)
             if progress.is_over():
+                progress.refund()
                 break
             latest = await runtime.attempt(call)
             if progress.is_shut_out(latest):
                 break  # the last real failure says more than the refusal
             outcome = latest
-        return outcome
-
-    def _plan(self, started: float) -> RetryPlan:
-        give_up_at = math.inf if self._max_elapsed is None else started + self._max_elapsed
-        return RetryPlan(self._most_attempts, self._schedule.delays(), give_up_at)
+        return progress.settle(outcome)
 
     def _wants_again(self, outcome: Outcome[Any]) -> bool:
+        options = self._options
         if isinstance(outcome, Success):
-            return self._unwanted is not None and bool(self._unwanted(outcome.value))
-        # An open circuit answers at once, for as long as it is open: asking again is what it protects from.
-        return not isinstance(outcome.error, CircuitOpenError) and self._on(outcome.error)
+            return options.on_result is not None and bool(options.on_result(outcome.value))
+        error = outcome.error
+        if isinstance(error, CircuitOpenError):
+            # An open circuit answers at once, for as long as it is open: asking again is what it protects from.
+            return options.wait_for_circuit and error.retry_after is not None
+        return not (options.never is not None and options.never(error)) and options.on(error)
 
     def _count(self) -> None:
         with self._counting:
@@ -171,38 +205,106 @@ class Retry(Policy):
 class _Progress:
     """One call on its way: the plan's decisions, told to observers."""
 
-    __slots__ = ("_label", "_plan", "_retry")
+    __slots__ = ("_call", "_delays", "_errors", "_label", "_options", "_plan", "_retry")
 
-    def __init__(self, retry: Retry, label: str, started: float) -> None:
+    def __init__(self, retry: Retry, call: functools.partial[Any] | None, started: float) -> None:
+        options = retry._options
+        give_up_at = math.inf if options.max_elapsed is None else started + options.max_elapsed
         self._retry = retry
-        self._label = label
-        self._plan = retry._plan(started)
+        self._options = options
+        self._call = call
+        self._label = options.name or (retry.name if call is None else name_of(call))
+        self._plan = RetryPlan(options.attempts, give_up_at, options.retry_after_cap)
+        self._delays: dict[int, _Delays] = {}  # by schedule: each goes on where this call left it
+        self._errors: list[Exception] | None = [] if options.as_group else None
 
     def delay_after(self, outcome: Outcome[Any]) -> float | None:
         """Seconds to wait before the next attempt, or `None` when the outcome stands."""
+        if self._errors is not None and isinstance(outcome, Failure):
+            self._errors.append(outcome.error)
         if not self._retry._wants_again(outcome):
             return None
-        if _is_doomed():
-            self._give_up("unit_of_work", outcome)
+        decision = self._decide(outcome)
+        if isinstance(decision, str):
+            self._give_up(decision, outcome)
             return None
-        decision = self._plan.after_failure(clock.now(), _due())
-        if isinstance(decision, GiveUp):
-            self._give_up(decision.reason, outcome)
-            return None
+        self._plan.start()
         self._retry._count()
-        self._tell("retry.waiting", outcome, attempt=self._plan.made, delay=decision.seconds)
-        return decision.seconds
+        self._tell("retry.waiting", outcome, attempt=self._plan.made, delay=decision)
+        return decision
+
+    async def sleep(self, seconds: float, runtime: Runtime) -> None:
+        """Wait; a wait that is cancelled gives back what its attempt had been paid with."""
+        try:
+            await runtime.sleep(seconds)
+        except BaseException:
+            self.refund()
+            raise
+
+    def refund(self) -> None:
+        """Give back what an attempt had been paid with that is not made."""
+        if self._options.budget is not None:
+            self._options.budget.refund()
 
     def is_over(self) -> bool:
         """Whether the deadline passed while we slept."""
         return clock.now() >= _due()
 
     def is_shut_out(self, outcome: Outcome[Any]) -> bool:
-        """Whether a circuit opened since the last attempt."""
-        if isinstance(outcome, Failure) and isinstance(outcome.error, CircuitOpenError):
-            self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason="circuit_open")
-            return True
-        return False
+        """Whether a circuit opened since the last attempt, and we are not told to wait for it."""
+        if not isinstance(outcome, Failure) or not isinstance(outcome.error, CircuitOpenError):
+            return False
+        self.refund()
+        if self._options.wait_for_circuit:
+            return False
+        self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason="circuit_open")
+        return True
+
+    def settle(self, outcome: Outcome[Any]) -> Outcome[Any]:
+        """Return what the call comes to: the outcome as it is, or all its failures if that was asked for."""
+        if self._errors is None or len(self._errors) < 2 or isinstance(outcome, Success):
+            return outcome
+        return Failure(ExceptionGroup(f"{self._label}: {len(self._errors)} attempts failed", self._errors))
+
+    def _decide(self, outcome: Outcome[Any]) -> float | str:
+        """The delay before the next attempt, or the reason why there is none."""
+        if _is_doomed():
+            return "unit_of_work"
+        if self._plan.is_used_up:
+            return "attempts"
+        if not self._may_repeat():
+            return "not_idempotent"
+        decision = self._plan.after_failure(
+            clock.now(), self._next_delay(outcome), hint=self._hint(outcome), due=_due()
+        )
+        if isinstance(decision, GiveUp):
+            return decision.reason
+        if self._options.budget is not None and not self._options.budget.withdraw():
+            return "budget"
+        return decision.seconds
+
+    def _may_repeat(self) -> bool:
+        idempotent, call = self._options.idempotent, self._call
+        return idempotent is None or call is None or bool(idempotent(*call.args, **call.keywords))
+
+    def _next_delay(self, outcome: Outcome[Any]) -> float:
+        error = outcome.error if isinstance(outcome, Failure) else None
+        if isinstance(error, CircuitOpenError):
+            return error.retry_after or 0.0
+        schedule = self._options.schedule_for(error)
+        if id(schedule) not in self._delays:
+            self._delays[id(schedule)] = _Delays(schedule)
+        return self._delays[id(schedule)].next()
+
+    def _hint(self, outcome: Outcome[Any]) -> float:
+        """Seconds that the server asks us to stay away."""
+        source = outcome.error if isinstance(outcome, Failure) else outcome.value
+        if self._options.retry_after is None or isinstance(source, CircuitOpenError):
+            return 0.0
+        hint = self._options.retry_after(source)
+        if isinstance(hint, bool) or not isinstance(hint, int | float) or not hint > 0:
+            return 0.0
+        return hint * (1 + _HINT_SPREAD * backoff.shared_rng().random())
 
     def _give_up(self, reason: str, outcome: Outcome[Any]) -> None:
         self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason=reason)
@@ -218,6 +320,21 @@ class _Progress:
             observations.emit(kind, self._label, error=error, **details)
 
 
+class _Delays:
+    """The delays of one schedule in one call; when they end, the last one goes on."""
+
+    __slots__ = ("_iterator", "_last", "_schedule")
+
+    def __init__(self, schedule: backoff.Schedule) -> None:
+        self._schedule = schedule  # kept: its identity is our key
+        self._iterator = schedule.delays()
+        self._last = 0.0
+
+    def next(self) -> float:
+        self._last = next(self._iterator, self._last)
+        return self._last
+
+
 class Attempts:
     """The attempts of one block, in either colour; made by `Retry.attempts`."""
 
@@ -229,7 +346,7 @@ class Attempts:
         attempt = self._first()
         yield attempt
         while attempt.delay is not None:
-            clock.sleep(attempt.delay)
+            drive(attempt.pause(BLOCKING))
             attempt = attempt.following()
             yield attempt
             attempt.settle()
@@ -239,14 +356,14 @@ class Attempts:
         attempt = self._first()
         yield attempt
         while attempt.delay is not None:
-            await ASYNCIO.sleep(attempt.delay)
+            await attempt.pause(ASYNCIO)
             attempt = attempt.following()
             yield attempt
             attempt.settle()
 
     def _first(self) -> Attempt:
         self._retry._check_deadline()
-        return Attempt(1, _Progress(self._retry, self._retry.name, clock.now()), None)
+        return Attempt(1, _Progress(self._retry, None, clock.now()), None)
 
 
 class Attempt:
@@ -269,6 +386,7 @@ class Attempt:
 
     def __enter__(self) -> Self:
         if self._previous is not None and self._progress.is_over():
+            self._progress.refund()
             self._previous.unwrap()
         return self
 
@@ -285,6 +403,10 @@ class Attempt:
         self._failure = outcome
         return True
 
+    async def pause(self, runtime: Runtime) -> None:
+        """Wait for the next attempt."""
+        await self._progress.sleep(self.delay or 0.0, runtime)
+
     def following(self) -> Attempt:
         """Return the attempt after this failed one."""
         return Attempt(self.number + 1, self._progress, self._failure)
@@ -299,28 +421,47 @@ def retry(
     *,
     on: ErrorMatch,
     attempts: int = 3,
-    backoff: backoff.Schedule = _DEFAULT_BACKOFF,
+    backoff: backoff.Schedule | Callable[[Exception | None], backoff.Schedule] = _DEFAULT_BACKOFF,
     on_result: Callable[[Any], object] | None = None,
+    never: ErrorMatch | None = None,
     max_elapsed: Seconds | None = None,
+    retry_after: Callable[[Any], Any] | None = _hint_of,
+    retry_after_cap: Seconds = 60.0,
+    budget: RetryBudget | None = None,
+    idempotent: Callable[..., object] | None = None,
+    wait_for_circuit: bool = False,
+    as_group: bool = False,
     name: str | None = None,
 ) -> Retry:
     """Return a policy that calls again what failed for a reason that passes.
 
     Exhausted attempts raise the function's own last exception, as it is. Only subclasses of `Exception` are ever
-    retried, and `CircuitOpenError` never is. A wait that does not fit into `max_elapsed` or the ambient deadline is
-    refused before it is slept. Inside an open unit of work that can only be rolled back, nothing is retried.
+    retried. A wait that does not fit into `max_elapsed` or the ambient deadline is refused before it is slept. Inside an
+    open unit of work that can only be rolled back, nothing is retried. A generator is retried up to its first item.
 
     Args:
         on: What is worth another attempt: an exception type, a tuple of them, or a predicate.
         attempts: How many attempts there may be in all, the first included (>= 1; 1 never retries).
-        backoff: The delays between attempts; full jitter from 0.1 s up to 10 s by default.
+        backoff: The delays between attempts; full jitter from 0.1 s up to 10 s by default. Or a function that chooses the
+            schedule by the exception (`None` for an unwanted result); each schedule goes on where the call left it.
         on_result: A predicate; a result for which it is true counts as a failed attempt. When attempts are exhausted,
             the last result is returned.
+        never: What is never worth another attempt; wins over `on`.
         max_elapsed: Seconds (> 0) or a `timedelta` from the start of the call, after which no attempt starts.
+        retry_after: Called with the exception, or the unwanted result: how many seconds the server asks for, or `None`.
+            By default its attribute `retry_after`; `retry_after_from` reads HTTP responses. The wait is never shorter
+            than the hint, and up to 10 % longer, or all clients would come back at once.
+        retry_after_cap: The longest hint, in seconds, to follow; a longer one ends the call, for it is not shortened.
+        budget: Bounds retries to a share of the calls; shared by everything that calls the same dependency.
+        idempotent: Called with the call's arguments: whether making this call again does no harm.
+        wait_for_circuit: Whether to wait for a circuit breaker's `retry_after`, which counts as an attempt. By default
+            `CircuitOpenError` is never retried; after real failures, the last of those is raised.
+        as_group: Whether exhausted attempts raise an `ExceptionGroup` of all failures instead of the last one.
         name: The label in observations and notes; the function's qualified name by default.
 
     Returns:
-        The policy: a decorator for `def` and `async def`, with `.call(fn, ...)`, `.acall(fn, ...)` and `.attempts()`.
+        The policy: a decorator for functions, coroutine functions and generators, with `.call(fn, ...)`,
+        `.acall(fn, ...)` and `.attempts()`.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -338,18 +479,39 @@ def retry(
         >>> status()
         'ready'
     """
-    if not callable(getattr(backoff, "delays", None)):
-        raise TypeError(
-            f"backoff must be a schedule with a `delays()` method, such as backoff.constant(1), not {backoff!r}"
-        )
+    if budget is not None and not callable(getattr(budget, "withdraw", None)):
+        raise TypeError(f"budget must be a RetryBudget, not {budget!r}")
     return Retry(
-        on=_arguments.errors("on", on),
-        attempts=_arguments.count("attempts", attempts),
-        schedule=backoff,
-        on_result=None if on_result is None else _arguments.callback("on_result", on_result),
-        max_elapsed=None if max_elapsed is None else _arguments.seconds("max_elapsed", max_elapsed),
-        name=None if name is None else _arguments.label("name", name),
+        _Options(
+            on=_arguments.errors("on", on),
+            never=None if never is None else _arguments.errors("never", never),
+            attempts=_arguments.count("attempts", attempts),
+            schedule_for=_schedule_for(backoff),
+            on_result=None if on_result is None else _arguments.callback("on_result", on_result),
+            max_elapsed=None if max_elapsed is None else _arguments.seconds("max_elapsed", max_elapsed),
+            retry_after=None if retry_after is None else _arguments.callback("retry_after", retry_after),
+            retry_after_cap=_arguments.seconds("retry_after_cap", retry_after_cap, zero=True),
+            budget=budget,
+            idempotent=None if idempotent is None else _arguments.callback("idempotent", idempotent),
+            wait_for_circuit=_arguments.flag("wait_for_circuit", wait_for_circuit),
+            as_group=_arguments.flag("as_group", as_group),
+            name=None if name is None else _arguments.label("name", name),
+        )
     )
+
+
+def _schedule_for(
+    choice: backoff.Schedule | Callable[[Exception | None], backoff.Schedule],
+) -> Callable[[Exception | None], backoff.Schedule]:
+    if callable(getattr(choice, "delays", None)):
+        schedule = cast("backoff.Schedule", choice)
+        return lambda _error: schedule
+    if not callable(choice):
+        raise TypeError(
+            "backoff must be a schedule with a `delays()` method, such as backoff.constant(1),"
+            f" or a function that chooses one, not {choice!r}"
+        )
+    return _arguments.callback("backoff", choice)
 
 
 def _due() -> float:

@@ -1,0 +1,92 @@
+"""Generators under a policy: open one up to its first item, and hand on the rest of it.
+
+A policy that may call again must do so before the first item is out: afterwards the consumer would see items twice. So
+opening is a call like any other (create the generator, ask for the first item), and what is opened is then handed on
+as `yield from` would, with `send`, `throw` and `close` (PEP 380).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, NamedTuple
+
+__all__ = ["ASYNC_DELEGATION", "AsyncStream", "Stream", "aopen_stream", "open_stream", "resume"]
+
+
+class Stream(NamedTuple):
+    """A generator that stands at its first item, or has ended without one.
+
+    Attributes:
+        rest: What comes after the first item, or `None` if there was none.
+        first: The first item, or the generator's result if there was none.
+    """
+
+    rest: Generator[Any, Any, Any] | None
+    first: Any
+
+
+class AsyncStream(NamedTuple):
+    """The same for an asynchronous generator, which has no result."""
+
+    rest: AsyncGenerator[Any, Any] | None
+    first: Any
+
+
+def open_stream(call: Callable[[], Generator[Any, Any, Any]]) -> Stream:
+    """Create a generator and ask for its first item."""
+    rest = call()
+    try:
+        return Stream(rest, next(rest))
+    except StopIteration as stop:
+        return Stream(None, stop.value)
+
+
+async def aopen_stream(call: Callable[[], AsyncGenerator[Any, Any]]) -> AsyncStream:
+    """Create an asynchronous generator and ask for its first item."""
+    rest = call()
+    try:
+        return AsyncStream(rest, await anext(rest))
+    except StopAsyncIteration:
+        return AsyncStream(None, None)
+
+
+def resume(stream: Stream) -> Generator[Any, Any, Any]:
+    """Yield the first item and all that follow it; return the generator's result."""
+    rest, item = stream
+    if rest is None:
+        return item
+    try:
+        while True:
+            try:
+                sent = yield item
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - thrown in by the consumer, for the generator to see
+                item = rest.throw(error)
+            else:
+                item = rest.send(sent)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        rest.close()
+
+
+#: What `yield from` is for the others: the rest of a wrapper's body, from `$rest` and its first `$item` on.
+ASYNC_DELEGATION = """\
+    if $rest is None:
+        return
+    try:
+        while True:
+            try:
+                $sent = yield $item
+            except GeneratorExit:
+                raise
+            except BaseException as $error:
+                $item = await $rest.athrow($error)
+            else:
+                $item = await $rest.asend($sent)
+    except StopAsyncIteration:
+        return
+    finally:
+        await $rest.aclose()
+"""

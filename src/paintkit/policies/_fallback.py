@@ -1,0 +1,130 @@
+"""Fallback: answer with something else when the call fails for a reason that you named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+
+from paintkit import _arguments, observations
+from paintkit._wrap import Policy, Templates, colour_of, name_of, wrap
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Coroutine
+
+    from paintkit.typing import ErrorMatch, Predicate
+
+__all__ = ["Fallback", "fallback"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D")
+
+_BODY = """\
+    try:
+        $result = {call}
+    except Exception as $error:
+        if not $on($error):
+            raise
+        $result = {instead}($error, $fn)
+    return $result
+"""
+
+_TEMPLATES = Templates(
+    "fallback",
+    blocking=_BODY.format(call="$call", instead="$instead"),
+    asyncio=_BODY.format(call="await $call", instead="await $ainstead"),
+)
+
+
+class Fallback(Policy, Generic[D]):
+    """A fallback; made by `fallback`."""
+
+    _templates = _TEMPLATES
+
+    def __init__(self, handler: Callable[[Exception], Any], on: Predicate, *, name: str | None) -> None:
+        self._handler = handler
+        self._awaits = colour_of(handler).value == "asyncio"
+        self._on = on
+        self._given_name = name
+        self.name = name or "fallback"
+
+    def __call__(  # type: ignore[override]  # the one policy whose result has another type
+        self, fn: Callable[P, R], /
+    ) -> Callable[P, R | D]:
+        """Return `fn` with the fallback behind it.
+
+        Raises:
+            TypeError: `fn` cannot be protected, or is blocking while the handler is `async def`.
+        """
+        if self._awaits and colour_of(fn).value == "blocking":
+            raise TypeError(
+                f"the handler of {self.name!r} is `async def`: {name_of(fn)} has nowhere to await it"
+            )
+        return cast("Callable[P, R | D]", wrap(fn, self._templates, self._helpers()))
+
+    def __repr__(self) -> str:
+        return f"<fallback {self.name!r}>"
+
+    def _helpers(self) -> Mapping[str, Any]:
+        return {"on": self._on, "instead": self._instead, "ainstead": self._ainstead}
+
+    def _instead(self, error: Exception, fn: object) -> Any:
+        observations.emit("fallback.used", self._given_name or name_of(fn), error=error)
+        return self._handler(error)
+
+    async def _ainstead(self, error: Exception, fn: object) -> Any:
+        result = self._instead(error, fn)
+        return await result if self._awaits else result
+
+
+class _Missing:
+    """Stands for "no value given", since every value, `None` included, can be meant."""
+
+
+_MISSING = _Missing()
+
+
+def fallback(
+    value: D | _Missing = _MISSING,
+    *,
+    on: ErrorMatch,
+    handler: Callable[[Exception], D]
+    | Callable[[Exception], Awaitable[D]]
+    | Callable[[Exception], Coroutine[Any, Any, D]]
+    | None = None,
+    name: str | None = None,
+) -> Fallback[D]:
+    """Return a policy that answers with a value, or a handler's result, when the call fails.
+
+    An error of the handler is raised with the original error as its context. `BaseException` is never answered.
+
+    Args:
+        value: What to return, as it is: a callable is returned, not called. Either this or `handler`.
+        on: Which failures to answer: exception types or a predicate.
+        handler: Called with the exception; its result is returned. May be `async def` for `async def` functions.
+        name: The label in observations; the function's qualified name by default.
+
+    Returns:
+        The policy: a decorator for `def` and `async def`, with `.call(fn, ...)` and `.acall(fn, ...)`. The type of the
+        fallback is added to the function's result. In a pipeline it comes first.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: Both or neither of `value` and `handler` are given.
+
+    Example:
+        >>> @fallback([], on=ConnectionError)
+        ... def suggestions(text: str) -> list[str]:
+        ...     raise ConnectionError("no answer")
+        >>> suggestions("blue")
+        []
+    """
+    if (handler is None) == (value is _MISSING):
+        raise ValueError("fallback needs a value or handler=, and not both")
+    if handler is not None and not callable(handler):
+        raise TypeError(f"handler must be callable, not {handler!r}")
+    return Fallback(
+        handler if handler is not None else lambda _error: value,
+        _arguments.errors("on", on),
+        name=None if name is None else _arguments.label("name", name),
+    )

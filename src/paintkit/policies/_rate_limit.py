@@ -1,0 +1,242 @@
+"""Rate limit: let only so many calls start in a span of time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paintkit import _arguments, ambient, clock, observations
+from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive
+from paintkit._wrap import Policy, Templates
+from paintkit.errors import RateLimitedError
+from paintkit.machines.token_bucket import TokenBucket
+
+if TYPE_CHECKING:
+    from paintkit.typing import Seconds
+
+__all__ = ["RateLimit", "RateLimitMetrics", "rate_limit"]
+
+# The happy path: one clock read, one token under the lock.
+_BODY = """\
+    $now = $clock.now()
+{find}    with $lock:
+        $free = $bucket.try_take($now{weight})
+    if not $free:
+        {wait}($bucket, $now{weight})
+    $result = {call}
+    return $result
+"""
+
+
+def _body(call: str, wait: str, *, keyed: bool, weighed: bool) -> str:
+    find = "    $bucket = $bucket_of($key($arguments), $now)\n" if keyed else ""
+    find += "    $weight = $weigh($arguments)\n" if weighed else ""
+    return _BODY.format(call=call, wait=wait, find=find, weight=", $weight" if weighed else "")
+
+
+class RateLimitMetrics(NamedTuple):
+    """What a rate limit knows about itself at one moment.
+
+    Attributes:
+        keys: How many buckets are held (1 without `key=`).
+        rejected: Calls refused in all, or in shadow mode: that would have been.
+        waited: Calls that had to wait for a token.
+    """
+
+    keys: int
+    rejected: int
+    waited: int
+
+
+class RateLimit(Policy):
+    """A rate limit; made by `rate_limit`."""
+
+    def __init__(
+        self,
+        buckets: _Buckets,
+        *,
+        key: Callable[..., Hashable] | None,
+        weight: Callable[..., float] | None,
+        max_wait: float,
+        name: str,
+        shadow: bool,
+    ) -> None:
+        self.name = name
+        self._buckets = buckets
+        self._key = key
+        self._weight = weight
+        self._max_wait = max_wait
+        self._shadow = shadow
+        self._lock = buckets.lock
+        self._rejected = self._waited = 0
+        keyed, weighed = key is not None, weight is not None
+        self._templates = Templates(
+            "rate_limit",
+            blocking=_body("$call", "$wait", keyed=keyed, weighed=weighed),
+            asyncio=_body("await $call", "await $await", keyed=keyed, weighed=weighed),
+        )
+
+    def metrics(self) -> RateLimitMetrics:
+        """Return the numbers of this moment."""
+        return RateLimitMetrics(len(self._buckets), self._rejected, self._waited)
+
+    def __repr__(self) -> str:
+        return f"<rate_limit {self.name!r}: {self._buckets}>"
+
+    def _helpers(self) -> Mapping[str, Any]:
+        return {
+            "clock": clock,
+            "lock": self._lock,
+            "bucket": self._buckets.only,
+            "bucket_of": self._buckets.of,
+            "key": self._key,
+            "weigh": self._weigh,
+            "wait": self._wait,
+            "await": self._await,
+        }
+
+    def _weigh(self, *args: Any, **kwargs: Any) -> float:
+        weight = self._weight(*args, **kwargs) if self._weight is not None else 1.0
+        return _arguments.number("weight", weight, above=0.0, most=self._buckets.burst)
+
+    def _wait(self, bucket: TokenBucket, now: float, weight: float = 1.0) -> None:
+        drive(self._turn(bucket, now, weight, BLOCKING))
+
+    async def _await(self, bucket: TokenBucket, now: float, weight: float = 1.0) -> None:
+        await self._turn(bucket, now, weight, ASYNCIO)
+
+    async def _turn(self, bucket: TokenBucket, now: float, weight: float, runtime: Runtime) -> None:
+        """Wait for a token that is not there yet, if it can come in time.
+
+        Raises:
+            RateLimitedError: It cannot.
+        """
+        left = ambient.remaining()
+        patience = self._max_wait if left is None else min(self._max_wait, left)
+        with self._lock:
+            wait = bucket.wait(now, weight)
+            fits = wait <= patience
+            if fits:
+                bucket.take(now, weight)
+                self._waited += 1
+            else:
+                self._rejected += 1
+        if not fits:
+            self._refuse(wait)
+            return
+        try:
+            await runtime.sleep(wait)
+        except BaseException:  # cancelled: whoever comes next may have the token
+            with self._lock:
+                bucket.give_back(weight)
+            raise
+
+    def _refuse(self, wait: float) -> None:
+        kind = "rate_limit.would_reject" if self._shadow else "rate_limit.rejected"
+        observations.emit(kind, self.name, retry_after=wait)
+        if not self._shadow:
+            raise RateLimitedError(self.name, wait)
+
+
+class _Buckets:
+    """One bucket, or a bounded number of them by key.
+
+    A full bucket is like a new one, so it is forgotten without loss; only if more keys than `max_keys` are in use at
+    once, the key that was seen first is forgotten before its time.
+    """
+
+    def __init__(self, rate: float, per: float, burst: float, max_keys: int) -> None:
+        self._interval = per / rate
+        self._rate, self._per, self.burst = rate, per, burst
+        self._max_keys = max_keys
+        self._by_key: dict[Hashable, TokenBucket] = {}
+        #: Guards the buckets and their table.
+        self.lock = threading.Lock()
+        #: The bucket of a limit without keys.
+        self.only = self._new()
+
+    def of(self, key: Hashable, now: float) -> TokenBucket:
+        """Return the bucket of a key."""
+        with self.lock:
+            bucket = self._by_key.get(key)
+            if bucket is None:
+                self._make_room(now)
+                bucket = self._by_key[key] = self._new()
+            return bucket
+
+    def _make_room(self, now: float) -> None:
+        if len(self._by_key) < self._max_keys:
+            return
+        for key in [key for key, bucket in self._by_key.items() if bucket.is_full(now)]:
+            del self._by_key[key]
+        # A sweep that frees little would be repeated for every newcomer: make it worth its while.
+        surplus = len(self._by_key) - self._max_keys * 9 // 10
+        for key in list(self._by_key)[: max(surplus, 0)]:
+            del self._by_key[key]
+
+    def _new(self) -> TokenBucket:
+        return TokenBucket(self._interval, self.burst)
+
+    def __len__(self) -> int:
+        return len(self._by_key) or 1
+
+    def __repr__(self) -> str:
+        return f"{self._rate:g} per {self._per:g} s, burst {self.burst:g}"
+
+
+def rate_limit(
+    rate: float,
+    per: Seconds = 1.0,
+    *,
+    burst: float | None = None,
+    max_wait: Seconds = 0,
+    key: Callable[..., Hashable] | None = None,
+    max_keys: int = 10_000,
+    weight: Callable[..., float] | None = None,
+    name: str = "rate_limit",
+    shadow: bool = False,
+) -> RateLimit:
+    """Return a policy that lets calls start at a limited rate (GCRA, a token bucket).
+
+    Args:
+        rate: How many calls (> 0) may start in `per`.
+        per: Seconds (> 0) or a `timedelta`.
+        burst: How many calls may start at once after a pause (>= 1); as many as `rate` by default, at least 1.
+        max_wait: Seconds (>= 0) or a `timedelta` that a call may wait for its turn. A wait that is longer, or does not
+            fit the ambient deadline, is refused at once, before any of it is waited.
+        key: Called with the call's arguments: every key it returns has a limit of its own.
+        max_keys: How many keys may be in use at once (>= 1); idle keys do not count.
+        weight: Called with the call's arguments: how many calls this one counts for (> 0, at most `burst`).
+        name: The label in errors, observations and statistics.
+        shadow: Only report what would be refused (observation `rate_limit.would_reject`); every call passes.
+
+    Returns:
+        The policy: a decorator for `def` and `async def`, with `.call(fn, ...)`, `.acall(fn, ...)` and `.metrics()`.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument is out of range.
+
+    Example:
+        >>> @rate_limit(50, per=1.0)
+        ... def search(text: str) -> list[str]:
+        ...     return [text]
+        >>> search("blue")
+        ['blue']
+    """
+    tokens = _arguments.number("rate", rate, above=0.0, most=1e9)
+    buckets = _Buckets(
+        tokens,
+        _arguments.seconds("per", per),
+        max(tokens, 1.0) if burst is None else _arguments.number("burst", burst, least=1.0, most=1e9),
+        _arguments.count("max_keys", max_keys),
+    )
+    return RateLimit(
+        buckets,
+        key=None if key is None else _arguments.callback("key", key),
+        weight=None if weight is None else _arguments.callback("weight", weight),
+        max_wait=_arguments.seconds("max_wait", max_wait, zero=True),
+        name=_arguments.label("name", name),
+        shadow=_arguments.flag("shadow", shadow),
+    )
