@@ -5,7 +5,9 @@ import asyncio
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.benchmarks import course
 from tests.benchmarks.race import Standing, race
@@ -55,7 +57,9 @@ def _imports(row: ImportRow) -> Iterator[str]:
     if release is None:
         yield _LINE(name=statement, time="missing", ratio="", spread="", verdict="")
         return
-    for standing in race(course.import_lanes(row), _IMPORT_ROUNDS):
+    with tempfile.TemporaryDirectory() as bytecode:
+        standings = race(course.import_lanes(row, Path(bytecode)), _IMPORT_ROUNDS)
+    for standing in standings:
         ours = standing.name in row.ours
         suffix = "" if ours else f"  # {release}"
         yield _line(standing, suffix, f"{standing.seconds * 1e3:.2f} ms", row.target if ours else None)

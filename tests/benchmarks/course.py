@@ -1,10 +1,12 @@
 """Puts the contenders of a row on their lanes, after a look at whether each does what it is measured for."""
 
 import asyncio
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.race import ARGUMENT, Lane, Timer, asyncio_lap, bare, bare_async, blocking_lap
@@ -44,9 +46,17 @@ def missing(row: Row) -> list[Entry]:
     return [entry for entry in row.rivals if version(entry.package) is None]
 
 
-def import_lanes(row: ImportRow) -> list[Lane]:
-    """Return the baseline and our statements, each lap a process of its own."""
-    return [Lane(statement, _importing(statement)) for statement in (row.baseline[1], *row.ours)]
+def import_lanes(row: ImportRow, bytecode: Path) -> list[Lane]:
+    """Return the baseline and our statements, each lap a process of its own.
+
+    Args:
+        row: What is imported.
+        bytecode: A folder for compiled modules, so that nobody compiles while being measured, whatever the environment
+            says about writing bytecode.
+    """
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return [Lane(statement, _importing(statement, environment)) for statement in (row.baseline[1], *row.ours)]
 
 
 def _checked(
@@ -79,11 +89,12 @@ def _checked(
     return protect(coroutine if asynchronous else blocking)
 
 
-def _importing(statement: str) -> Callable[[], float]:
+def _importing(statement: str, environment: Mapping[str, str]) -> Callable[[], float]:
     command = [sys.executable, "-c", _IMPORT.format(statement=statement)]
 
     def lap() -> float:
-        return float(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+        return float(done.stdout)
 
     lap()  # compiles what has to be compiled
     return lap

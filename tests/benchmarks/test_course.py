@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,19 +82,19 @@ def test_the_targets_are_those_of_the_design() -> None:
     assert expected == {row.title: row.target for row in ROWS}
 
 
-def test_an_import_is_measured_in_a_process_of_its_own() -> None:
+def test_an_import_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     """A lap imports there, not here, and returns the seconds that it took."""
     row = ImportRow("import", 0.7, ("nothing", "pass"), ("import paintkit",))
 
-    lanes = course.import_lanes(row)
+    lanes = course.import_lanes(row, tmp_path)
 
     assert ["pass", "import paintkit"] == [lane.name for lane in lanes]
     assert all(lane.lap() >= 0 for lane in lanes)
 
 
-def test_an_import_that_fails_is_no_measurement() -> None:
+def test_an_import_that_fails_is_no_measurement(tmp_path: Path) -> None:
     """A statement that raises stops the command."""
     row = ImportRow("import", 0.7, ("nothing", "import paintkit_is_not_called_that"), ())
 
     with pytest.raises(subprocess.CalledProcessError):
-        course.import_lanes(row)
+        course.import_lanes(row, tmp_path)

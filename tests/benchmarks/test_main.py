@@ -27,7 +27,7 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         course,
         "import_lanes",
-        lambda row: [Lane("import rival", lambda: 0.02), Lane("import paintkit", lambda: 0.01)],
+        lambda row, bytecode: [Lane("import rival", lambda: 0.02), Lane("import paintkit", lambda: 0.01)],
     )
 
 
