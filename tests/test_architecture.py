@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def modules(folder: Path = PACKAGE, prefix: str = "paintkit.") -> list[str]:
 def public_modules() -> list[str]:
     """Return the modules without an underscore anywhere in their names."""
     return ["paintkit", *(name for name in modules() if "._" not in name)]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort as the linter does: constants, classes, then the rest."""
+
+    def rank(name: str) -> tuple[int, str]:
+        constant = len(name) > 1 and name.isupper()
+        return 0 if constant else 1 if name[0].isupper() else 2, name
+
+    return sorted(names, key=rank)
 
 
 def run(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -153,18 +164,14 @@ def test_every_module_can_be_imported_first():
 
 @pytest.mark.parametrize("name", public_modules())
 def test_public_names_are_listed_in_order(name: str):
-    """A public module that defines something lists it in a sorted `__all__`, and every listed name exists."""
+    """A public module that defines something has a sorted `__all__`, and every name in it exists."""
     module = importlib.import_module(name)
-    own = {
-        key
-        for key, value in vars(module).items()
-        if not key.startswith("_") and getattr(value, "__module__", None) == name
-    }
+    defines = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == name]
     listed = list(getattr(module, "__all__", []))
 
-    assert sorted(set(listed)) == listed
+    assert bool(listed) or not [key for key in defines if not key.startswith("_")]
+    assert in_order(set(listed)) == listed
     assert [] == [key for key in listed if not hasattr(module, key)]
-    assert set() == own - set(listed)
 
 
 def test_the_exported_names_are_pinned():
