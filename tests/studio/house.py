@@ -44,7 +44,7 @@ class Visitor:
         self.client = app.test_client()
 
     def get(self, path: str, **options: Any) -> TestResponse:
-        return self.client.get(path, **options)
+        return self.client.get(path, buffered=True, **options)
 
     def send(self, path: str, values: dict[str, Any], *, shown_on: str = "/login", **options: Any) -> TestResponse:
         token = self.token(shown_on)
@@ -82,3 +82,12 @@ def form_of(fields: PaintFields, **values: Any) -> dict[str, Any]:
     given = fields._asdict()
     cents = given.pop("price_cents")
     return {**given, "price": f"{cents // 100}.{cents % 100:02d}", **values}
+
+
+def take_away(house: House, monkeypatch) -> None:
+    """Let the database be away: whoever wants a connection is refused."""
+
+    def refuse():
+        raise ConnectionRefusedError("connection refused: secret address")
+
+    monkeypatch.setattr(house.services.kit.db.engine.pool, "connect", refuse)

@@ -69,13 +69,13 @@ def open_reads(kit: Toolkit) -> Reads:
     """Make the questions, answered from this toolkit's database and cache."""
     db, cache, guarded = kit.db, kit.cache, kit.guard_database
 
-    @cache.cache_result(timeout=300, tags=lambda listing: (CATALOGUE,))
+    @cache.cache_result(timeout=300, tags=(CATALOGUE,))
     @guarded
     @db.with_database_session(read_only=True)
     def page(listing: Listing) -> Page:
         return _page(listing, [tuple(row) for row in db.session.execute(listing.rows())])
 
-    @cache.cache_result(timeout=300, tags=lambda q: (CATALOGUE,))
+    @cache.cache_result(timeout=300, tags=(CATALOGUE,))
     @guarded
     @db.with_database_session(read_only=True)
     def facets(q: str) -> Facets:

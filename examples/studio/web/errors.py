@@ -6,10 +6,10 @@ import logging
 import math
 
 from flask import Flask, g, render_template, request
-from sqlalchemy.exc import SQLAlchemyError
+from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
 
-from paintkit import PoolTimeoutError, RejectedError
+from paintkit import RejectedError
 from paintkit.sqlalchemy import is_transient
 
 __all__ = ["register_errors"]
@@ -44,7 +44,7 @@ def _known(error: HTTPException) -> tuple[str, int, dict[str, str]]:
 
 
 def _unknown(error: Exception) -> tuple[str, int, dict[str, str]]:
-    if isinstance(error, RejectedError | PoolTimeoutError) or _is_outage(error):
+    if isinstance(error, RejectedError) or is_transient(error):
         log.warning("[%s] %s %s: %s", g.get("request_id"), request.method, request.path, error)
         away = ServiceUnavailable("The database does not answer. Nothing was changed.")
         wait = getattr(error, "retry_after", None)
@@ -54,10 +54,7 @@ def _unknown(error: Exception) -> tuple[str, int, dict[str, str]]:
     return _page(500, InternalServerError.description), 500, {}
 
 
-def _is_outage(error: Exception) -> bool:
-    return isinstance(error, SQLAlchemyError) and is_transient(error)
-
-
 def _page(code: int, description: str) -> str:
-    # No user here: asking for it may be what failed.
+    if request_ctx.url_adapter is None:  # a host that we do not trust: there is no address to link to
+        return description
     return render_template("error.html", code=code, title=_TITLES.get(code, "Sorry"), description=description)
