@@ -42,15 +42,18 @@ def test_backoffs_are_capped_by_the_longest(schedule):
 @pytest.mark.parametrize(
     "shape",
     [
-        lambda schedule: schedule.factor == 1 and schedule.step == 0,
-        lambda schedule: schedule.step > 0,
-        lambda schedule: schedule.factor > 1,
+        lambda schedule: isinstance(schedule, backoff.Fibonacci),
+        lambda schedule: (
+            isinstance(schedule, backoff.Backoff) and schedule.factor == 1 and schedule.step == 0
+        ),
+        lambda schedule: isinstance(schedule, backoff.Backoff) and schedule.step > 0,
+        lambda schedule: isinstance(schedule, backoff.Backoff) and schedule.factor > 1,
         lambda schedule: schedule.jitter == "full",
         lambda schedule: schedule.jitter == "equal",
         lambda schedule: schedule.jitter == "additive",
         lambda schedule: schedule.jitter == "none",
     ],
-    ids=["constant", "linear", "exponential", "full", "equal", "additive", "none"],
+    ids=["fibonacci", "constant", "linear", "exponential", "full", "equal", "additive", "none"],
 )
 def test_backoffs_have_every_shape(shape):
     """Constant, linear, exponential; every kind of jitter."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 
 from hypothesis import strategies as st
 
@@ -31,6 +31,9 @@ __all__ = [
     "policies",
     "retries",
 ]
+
+
+S = TypeVar("S")
 
 
 class Call(NamedTuple):
@@ -70,8 +73,8 @@ def durations(shortest: float = 0.0, longest: float = 3600.0) -> st.SearchStrate
 
 def backoffs(
     *, jitters: Sequence[backoff.Jitter] = get_args(backoff.Jitter), longest: float = 3600.0
-) -> st.SearchStrategy[backoff.Backoff]:
-    """Schedules of all three shapes: constant, linear, exponential.
+) -> st.SearchStrategy[backoff.Backoff | backoff.Fibonacci]:
+    """Schedules of every shape that takes a jitter: constant, linear, exponential, Fibonacci.
 
     Args:
         jitters: The kinds of jitter to choose from; all by default.
@@ -79,27 +82,24 @@ def backoffs(
 
     Example:
         >>> from hypothesis import find
-        >>> find(backoffs(jitters=["none"]), lambda schedule: schedule.factor > 1).delays().__next__()
-        0.001
+        >>> find(backoffs(jitters=["none"]), lambda schedule: schedule.cap > 1).cap
+        1.001
     """
     _arguments.seconds("longest", longest, most=backoff.LONGEST_DELAY)
     options = {"jitter": st.sampled_from(tuple(jitters)), "rng": st.integers(0, 2**32 - 1).map(Random)}
+    growth = st.integers(100, 1000).map(lambda hundredths: hundredths / 100)
     return st.one_of(
         st.builds(backoff.constant, durations(longest=longest), **options),
         _capped(longest, backoff.linear, step=durations(longest=longest), **options),
-        _capped(
-            longest,
-            backoff.exponential,
-            factor=st.integers(100, 1000).map(lambda cents: cents / 100),
-            **options,
-        ),
+        _capped(longest, backoff.exponential, factor=growth, **options),
+        _capped(longest, backoff.fibonacci, **options),
     )
 
 
 def _capped(
-    longest: float, shape: Callable[..., backoff.Backoff], **options: st.SearchStrategy[object]
-) -> st.SearchStrategy[backoff.Backoff]:
-    def below(cap: float) -> st.SearchStrategy[backoff.Backoff]:
+    longest: float, shape: Callable[..., S], **options: st.SearchStrategy[object]
+) -> st.SearchStrategy[S]:
+    def below(cap: float) -> st.SearchStrategy[S]:
         return st.builds(shape, durations(0.001, cap), cap=st.just(cap), **options)
 
     return durations(0.001, longest).flatmap(below)
