@@ -1,0 +1,101 @@
+"""The commands: what an operator reads, and the exit status that a script reads."""
+
+import json
+
+import pytest
+
+from paintkit import CacheManager, ComponentManager, ErrorRecoveryManager, EventBus, PerformanceMonitor
+from paintkit.flask import PaintKit
+from paintkit.sqlalchemy import DatabaseConnectionManager
+
+
+def run(app, *arguments):
+    result = app.test_cli_runner().invoke(args=["paintkit", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture
+def full(app, db):
+    """An app with one of each in use."""
+    recovery, bus, components = ErrorRecoveryManager(), EventBus(), ComponentManager()
+    recovery.with_retry(2, name="calls")
+    recovery.circuit_breaker(name="supplier")
+    bus.subscribe("paint.*", print)
+    components.register("store", dict)
+    monitor = PerformanceMonitor()
+    monitor.record("mix", 0.25)
+    PaintKit(
+        app,
+        db=db,
+        cache=CacheManager("paints", maxsize=123),
+        recovery=recovery,
+        bus=bus,
+        components=components,
+        monitor=monitor,
+        checks={"disk": lambda: None},
+    )
+    return app
+
+
+def test_stats_prints_the_totals(full):
+    """Readable by people, and as JSON by programs."""
+    text = run(full, "stats")
+    assert 0 == text.exit_code
+    assert "paints" in text.output
+    assert "hit_rate" in text.output
+    parsed = json.loads(run(full, "stats", "--json").output)
+    assert parsed == json.loads(json.dumps(full.extensions["paintkit"].get_stats()))
+    assert 0.25 == parsed["monitors"]["monitor"]["mix"]["max_time"]
+
+
+def test_explain_names_what_there_is(full):
+    """Policies, handlers, components and checks, with their settings."""
+    result = run(full, "explain")
+    assert 0 == result.exit_code
+    for part in (
+        "paints",
+        "123",
+        "retry 'calls': 3 attempts",
+        "circuit_breaker 'supplier'",
+        "paint.*",
+        "store",
+        "disk",
+    ):
+        assert part in result.output
+
+
+def test_check_is_content_when_all_is_well(full):
+    """Every finding is printed; exit status 0."""
+    result = run(full, "check", "--workers", "2", "--replicas", "3")
+    assert 0 == result.exit_code
+    assert "connected to sqlite" in result.output
+    assert "disk" in result.output
+
+
+def test_check_fails_when_something_is_wrong(app, tmp_path):
+    """Exit status 1, and every trouble is told, not only the first."""
+
+    def fail():
+        raise OSError("no space left")
+
+    db = DatabaseConnectionManager(f"sqlite:///{tmp_path}/missing/studio.db")
+    PaintKit(app, db=db, checks={"disk": fail})
+    result = run(app, "check")
+    assert 1 == result.exit_code
+    assert "unable to open database file" in result.output
+    assert "no space left" in result.output
+    db.close()
+
+
+def test_check_says_when_there_is_nothing_to_check(app):
+    """Silence would look like success."""
+    PaintKit(app)
+    result = run(app, "check")
+    assert (0, True) == (result.exit_code, "nothing to check" in result.output)
+
+
+@pytest.mark.parametrize("option", ["--workers", "--replicas"])
+def test_check_refuses_senseless_numbers(full, option):
+    """A usage error, as of every command line."""
+    assert 2 == run(full, "check", option, "0").exit_code
