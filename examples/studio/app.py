@@ -51,7 +51,7 @@ def create_app(config: Config) -> Flask:
     CSRFProtect(app)
     register_access(app)
     register_pages(app)
-    PaintKit(app, db=kit.db, cache=kit.cache, recovery=kit.recovery, bus=kit.bus, monitor=kit.monitor)
+    register_paintkit(app, kit)
     register_measures(app, kit)
     return app
 
@@ -88,6 +88,21 @@ def register_pages(app: Flask) -> None:
     """Add the places of the studio."""
     for blueprint in (catalogue, auth, transfer, swatches, admin):
         app.register_blueprint(blueprint)
+
+
+def register_paintkit(app: Flask, kit: Toolkit) -> None:
+    """Add health, metrics and commands, and the session that each request reads with."""
+    batcher = app.extensions["studio"].gallery.batcher
+    PaintKit(
+        app,
+        db=kit.db,
+        cache=kit.cache,
+        recovery=kit.recovery,
+        bus=kit.bus,
+        batcher=batcher,
+        components=kit.components,
+        monitor=kit.monitor,
+    )
 
 
 def register_measures(app: Flask, kit: Toolkit) -> None:

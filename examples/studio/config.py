@@ -36,6 +36,7 @@ class Config:
     data: Path
     trusted_hosts: tuple[str, ...] = ()
     proxy_hops: int = 0
+    metrics_token: str | None = field(default=None, repr=False)
     demo_paints: int = 0
     development: bool = False
     testing: bool = False
@@ -61,6 +62,7 @@ class Config:
             "TRUSTED_HOSTS": list(self.trusted_hosts) or None,
             "WTF_CSRF_TIME_LIMIT": None,  # a form that was open all day still saves; the session bounds it
             "BOOTSTRAP_SERVE_LOCAL": True,
+            "PAINTKIT_METRICS_TOKEN": self.metrics_token,
         }
 
     @classmethod
@@ -86,6 +88,7 @@ class DevelopmentConfig(Config):
             data=data,
             trusted_hosts=_hosts(environ),
             proxy_hops=_whole_number(environ, "STUDIO_PROXY_HOPS", 0),
+            metrics_token=environ.get("STUDIO_METRICS_TOKEN") or None,
             demo_paints=_whole_number(environ, "STUDIO_DEMO_PAINTS", 3000),
             development=True,
         )
@@ -105,6 +108,7 @@ class ProductionConfig(Config):
             data=_data_folder(environ),
             trusted_hosts=_hosts(environ),
             proxy_hops=_whole_number(environ, "STUDIO_PROXY_HOPS", 0),
+            metrics_token=environ.get("STUDIO_METRICS_TOKEN") or None,
         )
 
 

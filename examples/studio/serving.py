@@ -42,7 +42,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number) if number and number > 0 else error  # the text of create_server repeats the address
         raise StartupError(f"cannot listen on {host}:{port}: {reason}; choose another with PORT=") from None
     listener.set_inheritable(True)
     return listener

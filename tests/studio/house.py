@@ -84,10 +84,13 @@ def form_of(fields: PaintFields, **values: Any) -> dict[str, Any]:
     return {**given, "price": f"{cents // 100}.{cents % 100:02d}", **values}
 
 
-def take_away(house: House, monkeypatch) -> None:
-    """Let the database be away: whoever wants a connection is refused."""
+def take_away(house: House, monkeypatch) -> list[None]:
+    """Let the database be away: whoever wants a connection is refused, and noted."""
+    asked: list[None] = []
 
     def refuse():
+        asked.append(None)
         raise ConnectionRefusedError("connection refused: secret address")
 
     monkeypatch.setattr(house.services.kit.db.engine.pool, "connect", refuse)
+    return asked

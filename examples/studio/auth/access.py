@@ -16,9 +16,8 @@ __all__ = ["anyone", "current_user", "register_access"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Views that others wrote: files of packages, and what a load balancer asks.
-_OPEN_ENDPOINTS = {"static", "bootstrap.static"}
-_OPEN_PATHS = ("/health/",)
+#: Views that others wrote: files of packages, what a load balancer asks, and metrics, which ask for their own token.
+_OPEN_ENDPOINTS = {"static", "bootstrap.static", "paintkit.live", "paintkit.ready", "paintkit.metrics"}
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -65,6 +64,4 @@ def _check() -> Response | None:
 
 
 def _is_open(endpoint: str) -> bool:
-    if endpoint in _OPEN_ENDPOINTS or request.path.startswith(_OPEN_PATHS):
-        return True
-    return getattr(current_app.view_functions[endpoint], "open_to_anyone", False)
+    return endpoint in _OPEN_ENDPOINTS or hasattr(current_app.view_functions[endpoint], "open_to_anyone")

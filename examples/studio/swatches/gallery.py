@@ -22,6 +22,9 @@ log = logging.getLogger("studio.swatches")
 
 _LOCKS = 16
 
+#: How many look-ups one SELECT answers, and how many seconds the first of them waits for company.
+TOGETHER, PATIENCE = 8, 0.01
+
 
 class Look(NamedTuple):
     """What decides a picture."""
@@ -51,7 +54,7 @@ class Gallery(NamedTuple):
 
 def open_gallery(kit: Toolkit) -> Gallery:
     """Make the gallery, on this toolkit's database, cache and image store."""
-    batcher = RequestBatcher(_looks(kit), batch_size=8, delay=0.01)
+    batcher = RequestBatcher(_looks(kit), TOGETHER, PATIENCE, name="swatch look-ups")
     kept, keep = _store(kit)
     drawing = [threading.Lock() for _ in range(_LOCKS)]  # one drawing of a picture at a time
 
