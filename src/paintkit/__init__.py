@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paintkit import backoff as backoff
+    from paintkit._pipeline import pipeline as pipeline
     from paintkit.ambient import remaining as remaining
     from paintkit.batching import RequestBatcher as RequestBatcher
+    from paintkit.budget import RetryBudget as RetryBudget
     from paintkit.cache.manager import CacheManager as CacheManager
     from paintkit.components import ComponentManager as ComponentManager
     from paintkit.errors import (
@@ -66,8 +68,14 @@ if TYPE_CHECKING:
     from paintkit.monitor.performance import PerformanceMonitor as PerformanceMonitor
     from paintkit.observations import Observation as Observation
     from paintkit.observations import observe as observe
+    from paintkit.policies._bulkhead import bulkhead as bulkhead
     from paintkit.policies._circuit_breaker import circuit_breaker as circuit_breaker
+    from paintkit.policies._deadline import deadline as deadline
+    from paintkit.policies._fallback import fallback as fallback
+    from paintkit.policies._hedge import hedge as hedge
+    from paintkit.policies._rate_limit import rate_limit as rate_limit
     from paintkit.policies._retry import retry as retry
+    from paintkit.policies._timeout import timeout as timeout
     from paintkit.recovery import ErrorRecoveryManager as ErrorRecoveryManager
 
 __version__ = "0.1.0"
@@ -82,6 +90,14 @@ _HOMES = {
     "PerformanceMonitor": "monitor.performance",
     "RequestBatcher": "batching",
     "circuit_breaker": "policies._circuit_breaker",
+    "RetryBudget": "budget",
+    "timeout": "policies._timeout",
+    "rate_limit": "policies._rate_limit",
+    "pipeline": "_pipeline",
+    "hedge": "policies._hedge",
+    "fallback": "policies._fallback",
+    "deadline": "policies._deadline",
+    "bulkhead": "policies._bulkhead",
     "observe": "observations",
     "remaining": "ambient",
     "retry": "policies._retry",

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, NamedTuple
 
-__all__ = ["ASYNC_DELEGATION", "AsyncStream", "Stream", "aopen_stream", "open_stream", "resume"]
+__all__ = [
+    "ASYNC_DELEGATION",
+    "AsyncStream",
+    "Paced",
+    "Stream",
+    "aopen_stream",
+    "async_generator_within",
+    "generator_within",
+    "open_stream",
+    "resume",
+]
 
 
 class Stream(NamedTuple):
@@ -21,14 +31,14 @@ class Stream(NamedTuple):
         first: The first item, or the generator's result if there was none.
     """
 
-    rest: Generator[Any, Any, Any] | None
+    rest: Generator[Any, Any, Any] | Paced | None
     first: Any
 
 
 class AsyncStream(NamedTuple):
     """The same for an asynchronous generator, which has no result."""
 
-    rest: AsyncGenerator[Any, Any] | None
+    rest: AsyncGenerator[Any, Any] | Paced | None
     first: Any
 
 
@@ -90,3 +100,53 @@ ASYNC_DELEGATION = """\
     finally:
         await $rest.aclose()
 """
+
+
+def generator_within(block: str) -> str:
+    """Return the template of a generator that runs within a `with` block, to its end."""
+    return f"    {block}\n        return (yield from $call)\n"
+
+
+def async_generator_within(block: str) -> str:
+    """Return the same for an asynchronous generator; `$aopen` opens it."""
+    inside = "    $rest, $item = await $aopen($later)\n" + ASYNC_DELEGATION
+    return f"    {block}\n" + "".join(f"    {line}" for line in inside.splitlines(keepends=True))
+
+
+class Paced:
+    """A generator, of either kind, whose every step is a call under a policy.
+
+    Args:
+        rest: The generator.
+        step: Calls a function under the policy: its `call`, or its `acall`.
+    """
+
+    __slots__ = ("_rest", "_step")
+
+    def __init__(self, rest: Any, step: Callable[..., Any]) -> None:
+        self._rest = rest
+        self._step = step
+
+    def send(self, item: Any) -> Any:
+        """Send an item in, in time."""
+        return self._step(self._rest.send, item)
+
+    def throw(self, error: BaseException) -> Any:
+        """Throw an error in, in time."""
+        return self._step(self._rest.throw, error)
+
+    def close(self) -> None:
+        """Close the generator."""
+        self._rest.close()
+
+    async def asend(self, item: Any) -> Any:
+        """Send an item in, in time."""
+        return await self._step(self._rest.asend, item)
+
+    async def athrow(self, error: BaseException) -> Any:
+        """Throw an error in, in time."""
+        return await self._step(self._rest.athrow, error)
+
+    async def aclose(self) -> None:
+        """Close the generator."""
+        await self._rest.aclose()

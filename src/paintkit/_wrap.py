@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 
     from paintkit.typing import AnyCallable, P, R
 
-__all__ = ["Colour", "Parameters", "Policy", "Templates", "binder", "call_of", "colour_of", "name_of", "wrap"]
+__all__ = [
+    "Colour",
+    "Cost",
+    "Parameters",
+    "Policy",
+    "Templates",
+    "binder",
+    "call_of",
+    "colour_of",
+    "name_of",
+    "wrap",
+]
 
 # The flags of code objects that matter here, spelled out because importing `inspect` costs more than all of paintkit.
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
@@ -72,6 +83,18 @@ class Templates(NamedTuple):
         }[colour]
 
 
+class Cost(NamedTuple):
+    """What one call comes to at worst.
+
+    Attributes:
+        calls: How often the protected function runs.
+        seconds: How long the caller waits; infinite if nothing bounds it.
+    """
+
+    calls: int
+    seconds: float
+
+
 class Policy:
     """The shape that all policies share: a decorator, and a way to protect a single call.
 
@@ -107,6 +130,10 @@ class Policy:
         if self._abound is None:
             self._abound = self(_acall)
         return cast("R", await self._abound(fn, *args, **kwargs))
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """Return what one call under this policy costs at worst, when what it protects costs `cost`."""
+        return cost
 
     def _helpers(self) -> Mapping[str, Any]:
         raise NotImplementedError

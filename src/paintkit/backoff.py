@@ -46,6 +46,7 @@ __all__ = [
     "exponential",
     "fibonacci",
     "linear",
+    "longest",
 ]
 
 #: Seconds; the longest delay of any schedule: one day.
@@ -278,6 +279,19 @@ def decorrelated(base: Seconds, *, cap: Seconds = 10.0, rng: Random | None = Non
     """
     first, limit = _first_and_cap("base", base, cap)
     return Decorrelated(first, limit, _rng(rng))
+
+
+def longest(schedule: Schedule) -> Schedule:
+    """Return the schedule with every delay as long as its jitter allows; a schedule of your own as it is."""
+    replace = getattr(schedule, "_replace", None)
+    return replace(rng=_Longest()) if callable(replace) and hasattr(schedule, "rng") else schedule
+
+
+class _Longest:
+    """Randomness at its upper end."""
+
+    def random(self) -> float:
+        return 1.0
 
 
 def _first_and_cap(name: str, first: Seconds, cap: Seconds) -> tuple[float, float]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from paintkit import _arguments, ambient, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Runtime, drive
-from paintkit._wrap import Policy, Templates
+from paintkit._streams import aopen_stream, async_generator_within, generator_within
+from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import BulkheadFullError, DeadlineExceededError
 from paintkit.machines.permits import Permits
 
@@ -41,6 +42,8 @@ _TEMPLATES = Templates(
     "bulkhead",
     blocking=_BODY.format(acquire="$acquire", call="$call"),
     asyncio=_BODY.format(acquire="await $aacquire", call="await $call"),
+    generator=generator_within("with $hold():"),
+    async_generator=async_generator_within("async with $hold():"),
 )
 
 
@@ -91,6 +94,10 @@ class Bulkhead(Policy):
         """
         return Hold(self)
 
+    def worst_case(self, cost: Cost) -> Cost:
+        """The wait for a permit comes on top."""
+        return Cost(cost.calls, cost.seconds + self._max_wait)
+
     def __repr__(self) -> str:
         return f"<bulkhead {self.name!r}: {self._permits.in_use} of {self._permits.limit}>"
 
@@ -101,6 +108,8 @@ class Bulkhead(Policy):
             "acquire": self._acquire,
             "aacquire": self._aacquire,
             "hand_on": self._hand_on,
+            "hold": self.hold,
+            "aopen": aopen_stream,
         }
 
     def _acquire(self) -> bool:

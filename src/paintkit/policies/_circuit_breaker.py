@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
+from paintkit._streams import aopen_stream, async_generator_within, generator_within
 from paintkit._wrap import Policy, Templates
 from paintkit.errors import CircuitOpenError, RejectedError
 from paintkit.machines.breaker import (
@@ -124,6 +125,8 @@ class CircuitBreaker(Policy):
             "circuit_breaker",
             blocking=_body("$probe", "$call", note=rules.note, timed=timed, judged=judged),
             asyncio=_body("await $aprobe", "await $call", note=rules.note, timed=timed, judged=judged),
+            generator=generator_within("with $guard():"),
+            async_generator=async_generator_within("async with $guard():"),
         )
 
     @property
@@ -192,6 +195,8 @@ class CircuitBreaker(Policy):
             "disappointed": self._disappointed_while_passing,
             "probe": self._probe,
             "aprobe": self._aprobe,
+            "guard": self.guard,
+            "aopen": aopen_stream,
         }
 
     # What follows the happy path. `started` is 0 where nobody asks how long a call took.

@@ -7,7 +7,7 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
 from paintkit import _arguments, ambient, clock
-from paintkit._wrap import Policy, Templates
+from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class Deadline(Policy):
         expiry = self._close().expiry
         if expiry is not None and expiry.over(error):
             raise DeadlineExceededError(f"not done within {self.seconds:g} s") from error
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """Nobody waits longer than this."""
+        return Cost(cost.calls, min(cost.seconds, self.seconds))
 
     def __repr__(self) -> str:
         return f"<deadline {self.seconds:g} s>"

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 from paintkit import _arguments, observations
+from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
 from paintkit._wrap import Policy, Templates, colour_of, name_of, wrap
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine
+    import functools
+    from collections.abc import AsyncGenerator, Awaitable, Coroutine
 
     from paintkit.typing import ErrorMatch, Predicate
 
@@ -33,6 +35,8 @@ _TEMPLATES = Templates(
     "fallback",
     blocking=_BODY.format(call="$call", instead="$instead"),
     asyncio=_BODY.format(call="await $call", instead="await $ainstead"),
+    generator="    return (yield from $resume($open($later)))\n",
+    async_generator="    $rest, $item = await $aopen($later)\n" + ASYNC_DELEGATION,
 )
 
 
@@ -66,7 +70,33 @@ class Fallback(Policy, Generic[D]):
         return f"<fallback {self.name!r}>"
 
     def _helpers(self) -> Mapping[str, Any]:
-        return {"on": self._on, "instead": self._instead, "ainstead": self._ainstead}
+        return {
+            "on": self._on,
+            "instead": self._instead,
+            "ainstead": self._ainstead,
+            "resume": resume,
+            "open": self._open,
+            "aopen": self._aopen,
+        }
+
+    def _open(self, call: functools.partial[Any]) -> Stream:
+        """Open a generator, or one over the items of the fallback if it fails before its first item."""
+        try:
+            return open_stream(call)
+        except Exception as error:
+            if not self._on(error):
+                raise
+            instead = self._instead(error, call)
+            return open_stream(lambda: (item for item in instead))
+
+    async def _aopen(self, call: functools.partial[Any]) -> AsyncStream:
+        try:
+            return await aopen_stream(call)
+        except Exception as error:
+            if not self._on(error):
+                raise
+            instead = await self._ainstead(error, call)
+            return await aopen_stream(lambda: _each(instead))
 
     def _instead(self, error: Exception, fn: object) -> Any:
         observations.emit("fallback.used", self._given_name or name_of(fn), error=error)
@@ -75,6 +105,11 @@ class Fallback(Policy, Generic[D]):
     async def _ainstead(self, error: Exception, fn: object) -> Any:
         result = self._instead(error, fn)
         return await result if self._awaits else result
+
+
+async def _each(items: Any) -> AsyncGenerator[Any, Any]:
+    for item in items:
+        yield item
 
 
 class _Missing:

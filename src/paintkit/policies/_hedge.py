@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._runtime import Failure, Outcome, drive
-from paintkit._wrap import Policy, Templates, name_of
+from paintkit._wrap import Cost, Policy, Templates, name_of
 from paintkit.errors import DeadlineExceededError
 from paintkit.machines.hedging import HedgePlan, Quantile
 from paintkit.policies._race import AsyncioRace, Race, ThreadRace
@@ -62,6 +62,11 @@ class Hedge(Policy):
     def delay(self) -> float | None:
         """Seconds until the next try starts; `None` while too few calls are known for a quantile."""
         return self._delay.value if isinstance(self._delay, Quantile) else self._delay
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """All tries run, and the last one is as slow as the first."""
+        beside = (self._most - 1) * (self.delay or 0.0)
+        return Cost(cost.calls * self._most, cost.seconds + beside)
 
     def __repr__(self) -> str:
         return f"<hedge {self.name!r}: up to {self._most} tries>"

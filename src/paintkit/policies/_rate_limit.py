@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive
-from paintkit._wrap import Policy, Templates
+from paintkit._streams import aopen_stream, async_generator_within, generator_within
+from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import RateLimitedError
 from paintkit.machines.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
+    import functools
+
     from paintkit.typing import Seconds
 
 __all__ = ["RateLimit", "RateLimitMetrics", "rate_limit"]
@@ -75,11 +78,17 @@ class RateLimit(Policy):
             "rate_limit",
             blocking=_body("$call", "$wait", keyed=keyed, weighed=weighed),
             asyncio=_body("await $call", "await $await", keyed=keyed, weighed=weighed),
+            generator=generator_within("if $enter($later):"),
+            async_generator=async_generator_within("if await $aenter($later):"),
         )
 
     def metrics(self) -> RateLimitMetrics:
         """Return the numbers of this moment."""
         return RateLimitMetrics(len(self._buckets), self._rejected, self._waited)
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """The wait for a token comes on top."""
+        return Cost(cost.calls, cost.seconds + self._max_wait)
 
     def __repr__(self) -> str:
         return f"<rate_limit {self.name!r}: {self._buckets}>"
@@ -94,11 +103,33 @@ class RateLimit(Policy):
             "weigh": self._weigh,
             "wait": self._wait,
             "await": self._await,
+            "enter": self._enter,
+            "aenter": self._aenter,
+            "aopen": aopen_stream,
         }
 
     def _weigh(self, *args: Any, **kwargs: Any) -> float:
         weight = self._weight(*args, **kwargs) if self._weight is not None else 1.0
         return _arguments.number("weight", weight, above=0.0, most=self._buckets.burst)
+
+    def _enter(self, call: functools.partial[Any]) -> bool:
+        """Take the token of a generator, when its first item is asked for."""
+        return drive(self._take(call, BLOCKING))
+
+    async def _aenter(self, call: functools.partial[Any]) -> bool:
+        return await self._take(call, ASYNCIO)
+
+    async def _take(self, call: functools.partial[Any], runtime: Runtime) -> bool:
+        now = clock.now()
+        bucket = self._buckets.only
+        if self._key is not None:
+            bucket = self._buckets.of(self._key(*call.args, **call.keywords), now)
+        weight = self._weigh(*call.args, **call.keywords)
+        with self._lock:
+            free = bucket.try_take(now, weight)
+        if not free:
+            await self._turn(bucket, now, weight, runtime)
+        return True
 
     def _wait(self, bucket: TokenBucket, now: float, weight: float = 1.0) -> None:
         drive(self._turn(bucket, now, weight, BLOCKING))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
-from paintkit._wrap import Policy, Templates, call_of, name_of
+from paintkit._wrap import Cost, Policy, Templates, call_of, name_of
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
 from paintkit.machines.retrying import GiveUp, RetryPlan
 
@@ -127,6 +128,16 @@ class Retry(Policy):
                 "on_result cannot judge a block, which has no result: decorate a function instead"
             )
         return Attempts(self)
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """Every attempt is made, and every delay is as long as its schedule allows."""
+        attempts = self._options.attempts
+        schedule = self._options.schedule_for(None)
+        waits = sum(islice(backoff.longest(schedule).delays(), attempts - 1))
+        seconds = attempts * cost.seconds + waits
+        if self._options.max_elapsed is not None:
+            seconds = min(seconds, self._options.max_elapsed + cost.seconds)
+        return Cost(cost.calls * attempts, seconds)
 
     def __repr__(self) -> str:
         return f"<retry {self.name!r}: {self._options.attempts} attempts>"

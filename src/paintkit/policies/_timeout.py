@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._runtime import Failure, Handover, Outcome, Success
-from paintkit._wrap import Colour, Policy, Templates, colour_of, name_of, wrap
+from paintkit._streams import (
+    ASYNC_DELEGATION,
+    AsyncStream,
+    Paced,
+    Stream,
+    aopen_stream,
+    open_stream,
+    resume,
+)
+from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, name_of, wrap
 from paintkit.errors import CallTimeoutError, DeadlineExceededError, RejectedError
 
 if TYPE_CHECKING:
@@ -59,7 +68,13 @@ class Timeout(Policy):
         #: The span, in seconds.
         self.seconds = seconds
         self._blocking = _THREAD if thread else _COOPERATIVE if cooperative else None
-        self._templates = Templates("timeout", blocking=self._blocking, asyncio=_ASYNCIO)
+        self._templates = Templates(
+            "timeout",
+            blocking=self._blocking,
+            asyncio=_ASYNCIO,
+            generator="    return (yield from $resume($open($later)))\n" if cooperative else None,
+            async_generator="    $rest, $item = await $aopen($later)\n" + ASYNC_DELEGATION,
+        )
         self._max_abandoned = max_abandoned
         self._abandoned = 0
         self._timers: Timers | None = None
@@ -71,7 +86,13 @@ class Timeout(Policy):
         Raises:
             TypeError: `fn` is a plain function and the policy was not told how to stop waiting for one.
         """
-        if self._blocking is None and colour_of(fn) is Colour.BLOCKING:
+        colour = colour_of(fn)
+        if colour is Colour.GENERATOR and self._templates.generator is None:
+            raise TypeError(
+                f"a generator cannot be interrupted: for {name_of(fn)} pass timeout(…, cooperative=True), which gives"
+                " paintkit's own waits inside each item so much time"
+            )
+        if colour is Colour.BLOCKING and self._blocking is None:
             raise TypeError(
                 f"a blocking function cannot be interrupted: for {name_of(fn)} pass timeout(…, thread=True) to abandon it"
                 " in a worker thread, or cooperative=True to let paintkit's own waits inside end in time"
@@ -82,6 +103,10 @@ class Timeout(Policy):
     def abandoned(self) -> int:
         """How many worker threads still run a call that nobody waits for."""
         return self._abandoned
+
+    def worst_case(self, cost: Cost) -> Cost:
+        """Nobody waits longer than this."""
+        return Cost(cost.calls, min(cost.seconds, self.seconds))
 
     def __repr__(self) -> str:
         return f"<timeout {self.name!r}: {self.seconds:g} s>"
@@ -95,6 +120,9 @@ class Timeout(Policy):
             "start": self._start,
             "expired": self._expired,
             "in_thread": self._in_thread,
+            "resume": resume,
+            "open": self._open,
+            "aopen": self._aopen,
         }
 
     def _begin(self) -> float:
@@ -106,6 +134,15 @@ class Timeout(Policy):
         if outer <= now:
             raise DeadlineExceededError(f"the deadline was over before {self.name!r} could start the call")
         return min(outer, now + self.seconds)
+
+    def _open(self, call: Callable[[], Any]) -> Stream:
+        """Give every item of a generator as much time as a call."""
+        stream = self.call(open_stream, call)
+        return stream if stream.rest is None else Stream(Paced(stream.rest, self.call), stream.first)
+
+    async def _aopen(self, call: Callable[[], Any]) -> AsyncStream:
+        stream = await self.acall(aopen_stream, call)
+        return stream if stream.rest is None else AsyncStream(Paced(stream.rest, self.acall), stream.first)
 
     def _start(self, due: float) -> Expiry:
         """Begin the expiry of a call of the current task."""
