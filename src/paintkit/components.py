@@ -265,7 +265,9 @@ class ComponentManager:
             if isinstance(outcome, Failure):
                 observations.emit("component_manager.build_failed", build.component.name, error=outcome.error)
             else:
-                observations.emit("component_manager.built", build.component.name, seconds=clock.now() - began)
+                observations.emit(
+                    "component_manager.built", build.component.name, seconds=clock.now() - began
+                )
         finally:
             del build, outcome  # see `_Build.result`
 
