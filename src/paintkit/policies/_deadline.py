@@ -11,7 +11,7 @@ from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
-    from paintkit.policies._expiry import Expiry, Timers
+    from paintkit._expiry import Expiry, Timers
     from paintkit.typing import Seconds
 
 __all__ = ["Deadline", "deadline"]
@@ -67,7 +67,7 @@ class Deadline(Policy):
 
     async def __aenter__(self) -> Self:
         if self._timers is None:
-            from paintkit.policies._expiry import (
+            from paintkit._expiry import (
                 Timers,
             )  # imports asyncio, which blocking programs never need
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._race import AsyncioRace, Race, ThreadRace
 from paintkit._runtime import Failure, Outcome, drive
 from paintkit._wrap import Cost, Policy, Templates, name_of
 from paintkit.errors import DeadlineExceededError
 from paintkit.machines.hedging import HedgePlan, Quantile
-from paintkit.policies._race import AsyncioRace, Race, ThreadRace
 
 if TYPE_CHECKING:
     from paintkit.budget import RetryBudget

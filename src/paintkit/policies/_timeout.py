@@ -21,7 +21,7 @@ from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, name_of, 
 from paintkit.errors import CallTimeoutError, DeadlineExceededError, RejectedError
 
 if TYPE_CHECKING:
-    from paintkit.policies._expiry import Expiry, Timers
+    from paintkit._expiry import Expiry, Timers
     from paintkit.typing import P, R, Seconds
 
 __all__ = ["Timeout", "timeout"]
@@ -147,7 +147,7 @@ class Timeout(Policy):
     def _start(self, due: float) -> Expiry:
         """Begin the expiry of a call of the current task."""
         if self._timers is None:
-            from paintkit.policies._expiry import (
+            from paintkit._expiry import (
                 Timers,
             )  # imports asyncio, which blocking programs never need
 
