@@ -11,10 +11,12 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/.stamp-studio
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
-STUDIO := PYTHONPATH=examples $(PY) -m studio
+STUDIO := STUDIO_ENV=$${STUDIO_ENV:-development} PYTHONPATH=examples $(PY) -m studio
 
 PORT ?= 5000
 ARGS ?=
+# Processes for the tests. A file stays in one of them: the snippets of a page build upon each other.
+JOBS ?= 2
 TYPED := $(wildcard src examples tests/typing)
 STRICT := $(wildcard tests/typing)
 
@@ -34,7 +36,7 @@ import: $(RUN) ## Import a catalogue into the studio: make import FILE=paints.cs
 
 .PHONY: test
 test: $(DEV) ## Run all tests, doctests and documentation snippets (ARGS="tests/cache -x" for some).
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 .PHONY: check
 check: lint types architecture docs ## Lint, format, types, architecture and documentation.
