@@ -142,24 +142,22 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
             f"list or a tuple"
         )
     parameters = Parameters.of(fn)
-    method = _is_method(fn, parameters)
+    # A wrapper that takes anything tells by `__wrapped__` what it really takes.
+    telling = parameters.own and not (parameters.variadic and hasattr(fn, "__wrapped__"))
+    bind, names = (binder(fn), parameters.names) if telling else _bound_by_signature(fn)
+    method = _is_method(fn, names)
     section = Section(name_of(fn))
-    bind = binder(fn) if parameters.own else _binder_by_signature(fn, options)
     loader = Loader(store, section, options, _key_maker(parameters, method=method), method=method)
     look = _body(parameters, options, method=method)
-    arguments = (
-        "$bind(*args, **kwargs), $key"
-        if options.key_func
-        else "$later"
-        if parameters.own
-        else "$bind(*args, **kwargs)"
-    )
+    call = "$later" if telling else "$bind($arguments)"
+    if options.key_func is not None:
+        call = "$bind(*args, **kwargs), $key"
     wrapper = wrap(
         fn,
         Templates(
             "cached",
-            blocking=f"{look}    return $miss({arguments})\n",
-            asyncio=f"{look}    return await $amiss({arguments})\n",
+            blocking=f"{look}    return $miss({call})\n",
+            asyncio=f"{look}    return await $amiss({call})\n",
         ),
         {
             "amiss": loader.amiss,
@@ -185,35 +183,36 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     return wrapper
 
 
-def _is_method(fn: AnyCallable, parameters: Parameters) -> bool:
+def _is_method(fn: AnyCallable, names: Iterable[str]) -> bool:
     """Tell a method by where it stands and how its first parameter is called: when it is decorated, it is a function."""
-    if not parameters.own or not fn.__code__.co_argcount:
-        return False
-    scope = fn.__qualname__.rpartition(".")[0]
-    return bool(scope) and not scope.endswith("<locals>") and parameters.names[0] in {"self", "cls"}
+    scope = getattr(fn, "__qualname__", "").rpartition(".")[0]
+    return bool(scope) and not scope.endswith("<locals>") and next(iter(names), None) in {"self", "cls"}
 
 
-def _binder_by_signature(fn: AnyCallable, options: Options) -> Callable[..., functools.partial[Any]]:
-    """Return what binds the arguments of a callable that is not a plain function."""
+_Bind = Callable[..., functools.partial[Any]]
+
+
+def _bound_by_signature(fn: AnyCallable) -> tuple[_Bind, Iterable[str]]:
+    """Return what binds the arguments of a callable whose own parameters say little, and the names of its parameters."""
     import inspect
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return fn(*args, **kwargs)
 
     def bind(*args: Any, **kwargs: Any) -> functools.partial[Any]:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            # A decorator may pass other arguments than it takes: then the call as it was made is all there is.
+            return functools.partial(call, *args, **kwargs)
         bound.apply_defaults()
         return functools.partial(call, *bound.args, **bound.kwargs)
 
     try:
         signature = inspect.signature(fn)
     except ValueError:
-        if options.key_func is None:
-            raise TypeError(
-                f"cannot tell which calls of {name_of(fn)} are the same: it has no signature; pass key_func="
-            ) from None
-        return functools.partial(functools.partial, call)
-    return bind
+        return functools.partial(functools.partial, call), ()
+    return bind, signature.parameters
 
 
 _KeyMaker = Callable[[tuple[Any, ...], Mapping[str, Any], list[Identity]], tuple[Hashable, type | None]]
@@ -378,9 +377,7 @@ def checked_tags(tags: object) -> tuple[str, ...]:
 class _Calls:
     """The calls of one cached function, or of one cached method of one object."""
 
-    def __init__(
-        self, loader: Loader, bind: Callable[..., functools.partial[Any]], receiver: tuple[object, ...] = ()
-    ) -> None:
+    def __init__(self, loader: Loader, bind: _Bind, receiver: tuple[object, ...] = ()) -> None:
         self._loader = loader
         self._bind = bind
         self._receiver = receiver
