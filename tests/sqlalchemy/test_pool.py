@@ -69,7 +69,7 @@ def test_bad_options_are_named(option: str, value: object, error: type[Exception
 
 
 def test_psycopg_gets_timeouts_that_bound_a_vanished_host() -> None:
-    """psycopg gets all three: a connect timeout, keepalives, and a limit for unacknowledged data."""
+    """Psycopg gets all three: a connect timeout, keepalives, and a limit for unacknowledged data."""
     arguments = PoolConfig().as_engine_options(PSYCOPG)["connect_args"]
     assert {
         "connect_timeout": 5,

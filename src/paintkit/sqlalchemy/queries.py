@@ -124,8 +124,15 @@ def _note(_connection: Connection, _cursor: Any, sql: str, *_: object) -> None:
 def _site() -> str:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and not _is_caller(frame.f_code.co_filename):
-        frame = frame.f_back
+        frame = frame.f_back or _beyond_greenlet(frame)
     return "unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _beyond_greenlet(_outermost: FrameType) -> FrameType | None:
+    """SQLAlchemy's asyncio half runs in a greenlet; who awaits it stands in the greenlet that waits for this one."""
+    greenlet = sys.modules.get("greenlet")
+    parent = None if greenlet is None else greenlet.getcurrent().parent
+    return None if parent is None else parent.gr_frame
 
 
 def _is_caller(file: str) -> bool:

@@ -1,0 +1,192 @@
+"""The read session of a Flask app context."""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask, copy_current_request_context
+from sqlalchemy import event, select, text
+
+from paintkit.errors import NoUnitOfWorkError
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
+from tests.sqlalchemy.house import Base, Paint
+
+
+@pytest.fixture(params=["sqlite-memory", "sqlite-file", "postgres"])
+def app(request: pytest.FixtureRequest, tmp_path) -> Iterator[Flask]:
+    """An app with one table and one row, over a pool of two connections."""
+    app = Flask("studio")
+    app.config["SQLALCHEMY_DATABASE_URI"] = {
+        "sqlite-memory": lambda: "sqlite://",
+        "sqlite-file": lambda: f"sqlite:///{tmp_path / 'paints.db'}",
+        "postgres": lambda: request.getfixturevalue("shared_postgres"),
+    }[request.param]()
+    db = DatabaseConnectionManager(app, pool=PoolConfig(pool_size=1, max_overflow=1, pool_timeout=0))
+    Base.metadata.drop_all(db.engine)
+    Base.metadata.create_all(db.engine)
+    with db.unit_of_work() as session:
+        session.add(Paint(name="a"))
+    yield app
+    assert 0 == db.get_connection_stats()["checked_out"]
+    db.close()
+
+
+def manager(app: Flask) -> DatabaseConnectionManager:
+    return app.extensions["paintkit.sqlalchemy"]
+
+
+def test_reads_need_no_boundary(app: Flask) -> None:
+    """In an app context `db.session` reads, always the same session; each context has its own, closed at its end."""
+    db = manager(app)
+    with app.app_context():
+        first = db.session
+        assert (["a"], True) == (list(first.scalars(select(Paint.name))), first is db.session)
+        with app.app_context():
+            assert first is not db.session
+        assert 1 == db.get_connection_stats()["checked_out"]
+    assert 0 == db.get_connection_stats()["checked_out"]
+    with pytest.raises(NoUnitOfWorkError):
+        _ = db.session
+
+
+def test_writes_are_refused_with_the_fix(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """Flush, commit, autoflush and DML outside of a unit of work are refused; lost changes are logged at the end."""
+    db = manager(app)
+    with app.app_context(), caplog.at_level(logging.ERROR, "paintkit.sqlalchemy"):
+        db.session.add(Paint(name="b"))
+        for write in (
+            db.session.flush,
+            db.session.commit,
+            lambda: db.session.scalars(select(Paint)),
+            lambda: db.session.execute(text("DELETE FROM paint")),
+            lambda: db.session.execute(Paint.__table__.delete()),
+        ):
+            with pytest.raises(NoUnitOfWorkError, match="with_database_session"):
+                write()
+    assert "changes are lost" in caplog.text
+    with db.engine.connect() as connection:
+        assert ["a"] == list(connection.scalars(select(Paint.name)))
+
+
+def test_a_clean_end_is_quiet(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+    """A context that only read logs nothing."""
+    with app.app_context():
+        manager(app).session.scalars(select(Paint)).all()
+    assert [] == caplog.records
+
+
+def test_no_snapshot_outlives_a_statement(app: Flask) -> None:
+    """The read session sees what others have committed since its last statement."""
+    db = manager(app)
+    with app.app_context():
+        assert 1 == db.session.scalar(text("SELECT count(*) FROM paint"))
+        outside = threading.Thread(target=add, args=(db, "b"))
+        outside.start()
+        outside.join()
+        assert 2 == db.session.scalar(text("SELECT count(*) FROM paint"))
+
+
+def add(db: DatabaseConnectionManager, name: str) -> None:
+    with db.unit_of_work() as session:
+        session.add(Paint(name=name))
+
+
+def test_a_unit_of_work_in_a_request_is_seen_after_it(app: Flask) -> None:
+    """After a unit of work has stored something, the read session's objects are fresh."""
+    db = manager(app)
+
+    @app.post("/restock")
+    def restock() -> dict[str, object]:
+        paint = db.session.scalars(select(Paint)).one()
+        with db.unit_of_work() as session:
+            assert session is db.session
+            session.get(Paint, paint.id).stock = 5
+        return {"stock": paint.stock, "same": db.session.get(Paint, paint.id) is paint}
+
+    assert {"stock": 5, "same": True} == app.test_client().post("/restock").json
+
+
+def test_a_unit_of_work_never_waits_for_its_own_request(app: Flask) -> None:
+    """The read session gives its connection back when a unit of work begins: one connection serves a whole request."""
+    db = manager(app)
+    with app.app_context():
+        db.session.scalar(text("SELECT 1"))
+        held = db.engine.connect()  # the pool has two: one is taken, one was the read session's
+        with db.unit_of_work() as session:
+            assert 1 == session.scalar(text("SELECT 1"))
+        held.close()
+
+
+def test_objects_stay_loaded_through_a_reading_unit(app: Flask) -> None:
+    """A unit of work that wrote nothing costs the read session's objects nothing."""
+    db = manager(app)
+    statements: list[str] = []
+    with app.app_context():
+        paint = db.session.scalars(select(Paint)).one()
+        with db.unit_of_work() as session:
+            session.scalar(text("SELECT 1"))
+
+        def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+            statements.append(sql)
+
+        event.listen(db.engine, "before_cursor_execute", note)
+        assert "a" == paint.name
+        event.remove(db.engine, "before_cursor_execute", note)
+    assert [] == statements
+
+
+def test_error_view_rolls_back_and_closes(app: Flask) -> None:
+    """A view that answers 400 or more, or raises, stores nothing; one that answers well does, before the answer leaves."""
+    db = manager(app)
+
+    @app.post("/paints/<name>/<int:status>")
+    @db.with_database_session
+    def create(name: str, status: int):
+        db.session.add(Paint(name=name))
+        if status == 599:
+            raise ZeroDivisionError
+        return app.response_class("told", status=status)
+
+    client = app.test_client()
+    for name, status in (("b", 201), ("c", 422), ("d", 500), ("e", 599)):
+        client.post(f"/paints/{name}/{status}")
+    with db.engine.connect() as connection:
+        assert ["a", "b"] == sorted(connection.scalars(select(Paint.name)))
+
+
+def test_read_session_is_bound_to_its_thread(app: Flask) -> None:
+    """A thread that brings the request's context along cannot use its session."""
+    db = manager(app)
+    errors: list[BaseException] = []
+
+    @app.get("/")
+    def index() -> str:
+        session = db.session
+        session.scalar(text("SELECT 1"))
+
+        def elsewhere() -> None:
+            try:
+                session.scalar(text("SELECT 1"))
+            except NoUnitOfWorkError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=copy_current_request_context(elsewhere))
+        thread.start()
+        thread.join()
+        return ""
+
+    assert 200 == app.test_client().get("/").status_code
+    assert 1 == len(errors)
+
+
+def test_another_apps_context_is_none_of_ours(app: Flask) -> None:
+    """In the context of an app that the manager is not attached to there is no read session; `init_app` attaches."""
+    other = Flask("other")
+    db = DatabaseConnectionManager("sqlite://")
+    with app.app_context(), pytest.raises(NoUnitOfWorkError):
+        _ = db.session
+    db.init_app(other)
+    with other.app_context():
+        assert 1 == db.session.scalar(text("SELECT 1"))
+    db.close()
