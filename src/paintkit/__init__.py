@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         UnknownComponentError as UnknownComponentError,
     )
     from paintkit.events.bus import EventBus as EventBus
+    from paintkit.http import retry_after_from as retry_after_from
     from paintkit.machines.breaker import CircuitState as CircuitState
     from paintkit.monitor.performance import PerformanceMonitor as PerformanceMonitor
     from paintkit.observations import Observation as Observation
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from paintkit.policies._rate_limit import rate_limit as rate_limit
     from paintkit.policies._retry import retry as retry
     from paintkit.policies._timeout import timeout as timeout
+    from paintkit.predicates import caused_by as caused_by
     from paintkit.recovery import ErrorRecoveryManager as ErrorRecoveryManager
 
 __version__ = "0.1.0"
@@ -89,6 +91,7 @@ _HOMES = {
     "Observation": "observations",
     "PerformanceMonitor": "monitor.performance",
     "RequestBatcher": "batching",
+    "caused_by": "predicates",
     "circuit_breaker": "policies._circuit_breaker",
     "RetryBudget": "budget",
     "timeout": "policies._timeout",
@@ -101,6 +104,7 @@ _HOMES = {
     "observe": "observations",
     "remaining": "ambient",
     "retry": "policies._retry",
+    "retry_after_from": "http",
 } | dict.fromkeys(
     (
         "BatchReplyError",

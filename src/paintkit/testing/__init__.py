@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from paintkit.testing._scripted import ascripted as ascripted
     from paintkit.testing._scripted import scripted as scripted
     from paintkit.testing.clock import FakeClock as FakeClock
+    from paintkit.testing.simulation import SimulatedOutageError as SimulatedOutageError
+    from paintkit.testing.simulation import Simulation as Simulation
+    from paintkit.testing.simulation import simulate as simulate
 
 _HOMES = {
     "FakeClock": "clock",
@@ -24,9 +27,23 @@ _HOMES = {
     "ScriptedAsync": "_scripted",
     "ascripted": "_scripted",
     "scripted": "_scripted",
+    "simulate": "simulation",
+    "Simulation": "simulation",
+    "SimulatedOutageError": "simulation",
 }
 
-__all__ = ["FakeClock", "Outage", "Scripted", "ScriptedAsync", "ascripted", "scripted", "strategies"]
+__all__ = [
+    "FakeClock",
+    "Outage",
+    "Scripted",
+    "ScriptedAsync",
+    "SimulatedOutageError",
+    "Simulation",
+    "ascripted",
+    "scripted",
+    "simulate",
+    "strategies",
+]
 
 
 def __getattr__(name: str) -> Any:
