@@ -74,6 +74,25 @@ def test_entity_stays_readable(house: House) -> None:
     house.run(scenario)
 
 
+def test_updated_entity_stays_readable(house: House) -> None:
+    """What the database computes in an UPDATE is loaded before the session closes, for entities that are returned."""
+
+    async def scenario() -> None:
+        @house.db.with_database_session
+        @house.function
+        async def edit(number: int) -> object:
+            paint = (await house.execute(select(Paint))).scalar_one()
+            paint.stock = number
+            return paint if number == 1 else [paint]
+
+        async with house.unit():
+            await house.add("a")
+        assert (1, 1) == ((paint := await house.settle(edit(1))).stock, paint.edits)
+        assert (2, 2) == ((paint := (await house.settle(edit(2)))[0]).stock, paint.edits)
+
+    house.run(scenario)
+
+
 def test_swallowed_inner_failure_is_loud(house: House) -> None:
     """An inner failure that is swallowed stores nothing, and says so with its cause at the outer end."""
 
@@ -227,6 +246,18 @@ def test_read_only_refuses_writes(house: House) -> None:
     house.run(scenario)
 
 
+@pytest.mark.parametrize("url", ["sqlite-memory", "sqlite-file", "aiosqlite"], indirect=True)
+def test_read_only_reaches_sqlite(house: House) -> None:
+    """On SQLite a connection cannot write while it serves a read-only unit, and can when it serves the next one."""
+
+    async def scenario() -> None:
+        for read_only in (True, False, True):
+            async with house.unit(read_only=read_only):
+                assert int(read_only) == (await house.execute(text("PRAGMA query_only"))).scalar_one()
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
 def test_read_only_reaches_the_server(house: House) -> None:
     """On PostgreSQL a read-only unit is a READ ONLY transaction: a function cannot write behind our back."""
@@ -375,11 +406,11 @@ def test_aborted_transaction_is_not_committed_silently(house: House) -> None:
     async def scenario() -> None:
         with pytest.raises(UnexpectedRollbackError):
             async with house.unit():
-                await house.execute(Paint.__table__.insert().values(name="a", stock=0))
+                await house.execute(Paint.__table__.insert().values(name="a", stock=0, edits=0))
                 with pytest.raises(DBAPIError):
                     await house.execute(text("SELECT 1/0"))
         async with house.unit():
-            await house.execute(Paint.__table__.insert().values(name="b", stock=0))
+            await house.execute(Paint.__table__.insert().values(name="b", stock=0, edits=0))
             with pytest.raises(DBAPIError):
                 async with house.unit(propagation="nested"):
                     await house.execute(text("SELECT 1/0"))

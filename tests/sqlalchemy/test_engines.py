@@ -107,7 +107,7 @@ def test_begin_control_survives_autocommit() -> None:
     db = DatabaseConnectionManager("sqlite://")
     Base.metadata.create_all(db.engine)
     with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(Paint.__table__.insert().values(name="kept", stock=0))
+        connection.execute(Paint.__table__.insert().values(name="kept", stock=0, edits=0))
     with pytest.raises(KeyError), db.unit_of_work():
         with db.unit_of_work(propagation="nested") as session:
             session.add(Paint(name="lost"))

@@ -25,10 +25,18 @@ def test_wrote_tells_of_writes_only(house: House) -> None:
     async def scenario() -> None:
         async with house.unit():
             await house.add("a")
+
+        def bulk() -> object:
+            rows = [{"name": "d"}]
+            if house.db.is_async:
+                return house.session.run_sync(lambda session: session.bulk_insert_mappings(Paint, rows))
+            return house.session.bulk_insert_mappings(Paint, rows)
+
         writes = {
             "orm": lambda: house.add("b"),
-            "core": lambda: house.execute(insert(Paint).values(name="c", stock=0)),
+            "core": lambda: house.execute(insert(Paint).values(name="c", stock=0, edits=0)),
             "text": lambda: house.execute(text("UPDATE paint SET stock = 1")),
+            "bulk": lambda: house.settle(bulk()),
             "connection": lambda: house.settle(house.session.connection()),
         }
         for name, write in writes.items():

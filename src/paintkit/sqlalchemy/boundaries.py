@@ -98,6 +98,7 @@ class Boundary:
         "_options",
         "_outer",
         "_outer_deadline",
+        "_result",
         "_savepoint",
         "_unit",
     )
@@ -109,6 +110,7 @@ class Boundary:
         self._joined = False
         self._savepoint: SessionTransaction | None = None
         self._discard = False
+        self._result: object = None
         self._deadline: float | None = None
 
     def __enter__(self) -> Session:
@@ -145,8 +147,8 @@ class Boundary:
     def judged(self, result: T) -> T:
         """Return a result, having noted whether it asks for a rollback."""
         rule = self._options.rollback_if or _is_error_response
-        if rule(result):
-            self._discard = True
+        self._discard = bool(rule(result))
+        self._result = result
         return result
 
     def open(self) -> None:
@@ -196,7 +198,7 @@ class Boundary:
 
     def _end(self, unit: UnitOfWork, error: BaseException | None) -> list[hooks.Action]:
         try:
-            return unit.end(error)
+            return unit.end(error, self._result)
         finally:
             self._db.ended(unit)
 

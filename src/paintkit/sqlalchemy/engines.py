@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["BEGIN_MODE", "make_engine", "sync_engine", "take_begin_control"]
+__all__ = ["BEGIN_MODE", "READ_ONLY", "make_engine", "sync_engine", "take_begin_control"]
 
 #: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
 BEGIN_MODE: Final = "paintkit_begin"
+
+#: The execution option that keeps SQLite from writing.
+READ_ONLY: Final = "paintkit_read_only"
 
 
 _memory_numbers = itertools.count(1)
@@ -76,11 +79,19 @@ def take_begin_control(engine: Engine) -> None:
 
 def _begin(connection: Connection) -> None:
     options = connection.get_execution_options()
+    _set_read_only(connection, options.get(READ_ONLY, False))
     if options.get("isolation_level") == "AUTOCOMMIT":
         return
     # At every start: SQLAlchemy hands the driver its own control back whenever it resets an isolation level.
     connection.connection.dbapi_connection.isolation_level = None  # type: ignore[union-attr]  # sqlite3's attribute
     connection.exec_driver_sql(f"BEGIN {options.get(BEGIN_MODE, 'DEFERRED')}")
+
+
+def _set_read_only(connection: Connection, wanted: bool) -> None:
+    """Bring the driver's connection, which remembers the last one who used it, into the state that is wanted now."""
+    if connection.info.get(READ_ONLY, False) is not wanted:
+        connection.exec_driver_sql(f"PRAGMA query_only={'ON' if wanted else 'OFF'}")
+        connection.info[READ_ONLY] = wanted
 
 
 def _tune(engine: Engine, url: URL) -> None:

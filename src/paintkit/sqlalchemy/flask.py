@@ -43,7 +43,8 @@ def attach(app: Flask, db: object, make: Callable[[], ReadSession]) -> tuple[Fin
         raise ValueError("this app has a DatabaseConnectionManager already: use that one")
 
     def find_here() -> ReadSession | None:
-        return _session_here() if current_manager() is db else None
+        session = _session_here() if current_manager() is db else None
+        return session if session is not None and session.is_mine else None
 
     def open_here() -> ReadSession | None:
         if current_manager() is not db:

@@ -395,7 +395,9 @@ class DatabaseConnectionManager:
             session.rest(expire=expire)
 
     def _new_read_session(self) -> ReadSession:
-        return ReadSession(self._bind_for("AUTOCOMMIT", self.engine, {"isolation_level": "AUTOCOMMIT"}))
+        return ReadSession(
+            self._bind_for("reading", self.engine, {"isolation_level": "AUTOCOMMIT", engines.READ_ONLY: True})
+        )
 
     def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:
         if not self.is_async:
@@ -419,7 +421,9 @@ class DatabaseConnectionManager:
 
     def _transaction_options(self, options: Options) -> dict[str, Any]:
         # SQLite has one writer. A unit that takes its turn at once waits; one that read first would have to fail.
-        chosen: dict[str, Any] = {engines.BEGIN_MODE: "DEFERRED" if options.read_only else "IMMEDIATE"}
+        chosen: dict[str, Any] = (
+            {engines.READ_ONLY: True} if options.read_only else {engines.BEGIN_MODE: "IMMEDIATE"}
+        )
         if options.isolation is not None:
             chosen["isolation_level"] = options.isolation
         if options.read_only and self.engine.dialect.name == "postgresql":

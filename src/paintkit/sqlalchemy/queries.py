@@ -19,7 +19,7 @@ from paintkit.errors import QueryGuardError
 __all__ = ["Statement", "query_guard"]
 
 # What opens, guards and bounds a transaction is no query.
-_CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL")
+_CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL", "PRAGMA query_only")
 
 # Code in these folders does as it is told; third-party packages lie inside the standard library's folder, yet are callers.
 _ENGINE_ROOM: Final = (str(Path(sqlalchemy_file).parent), str(Path(__file__).parents[1]), "<")

@@ -10,9 +10,10 @@ import threading
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from sqlalchemy import Connection, Engine, TextClause, event
+from sqlalchemy import Connection, Engine, TextClause, event, inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, SessionTransactionOrigin
+from sqlalchemy.orm.state import InstanceState
 from typing_extensions import override
 
 from paintkit import ambient
@@ -150,6 +151,10 @@ class UnitOfWork:
             )
         self._wrote = True
 
+    def note_write(self) -> None:
+        """The session writes what it was allowed to."""
+        self._wrote = True
+
     def note_connection(self, connection: Connection) -> None:
         """The session has taken its connection, or has begun a savepoint on it."""
         if self._connection is None and self._timeout is not None and connection.dialect.name == "postgresql":
@@ -206,8 +211,12 @@ class UnitOfWork:
                 "give the inner boundary propagation='nested'"
             ) from cause
 
-    def end(self, error: BaseException | None) -> list[Action]:
+    def end(self, error: BaseException | None, result: object = None) -> list[Action]:
         """Commit, or roll back because of `error`; close the session and return the actions that may run now.
+
+        Args:
+            error: What ended the outermost boundary, if it did not end well.
+            result: What its function returned: mapped objects in it stay readable.
 
         Raises:
             UnexpectedRollbackError: A failure inside was swallowed.
@@ -218,7 +227,7 @@ class UnitOfWork:
             if error is not None or self.discarded:
                 return []
             self.refuse_doomed()
-            self._commit()
+            self._commit(result)
             return self._ledger.take()
         except BaseException as failure:
             error = failure
@@ -226,11 +235,12 @@ class UnitOfWork:
         finally:
             self._close(error)
 
-    def _commit(self) -> None:
+    def _commit(self, result: object) -> None:
         session = self.session
         if not session.in_transaction():
             return
         session.flush()
+        session.load_expired(result)
         try:
             session.commit_unit()
         except DBAPIError as failure:
@@ -323,6 +333,13 @@ class UnitSession(Session):
             self.unit.refuse_or_note_write()
         return super().connection(*args, **kwargs)
 
+    def load_expired(self, result: object) -> None:
+        """Load what a flush left to the database, such as `onupdate`, in a mapped object or a list or tuple of them."""
+        for one in result if isinstance(result, list | tuple) else (result,):
+            state = inspect(one, raiseerr=False)
+            if isinstance(state, InstanceState) and state.session is self and state.expired_attributes:
+                self.refresh(one, state.expired_attributes)
+
     def commit_unit(self) -> None:
         """Commit; for the unit of work."""
         super().commit()
@@ -353,11 +370,16 @@ class ReadSession(Session):
 
     def check_owner(self) -> Self:
         """Return the session, or refuse a thread that it does not belong to."""
-        if self._owner != current_owner():
+        if not self.is_mine:
             raise NoUnitOfWorkError(
                 "this read session belongs to another thread: use an app context of its own there"
             )
         return self
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether it belongs to this thread."""
+        return self._owner == current_owner()
 
     def rest(self, *, expire: bool) -> None:
         """Give the connection back until the next statement; forget the state of its objects if that may have changed."""
@@ -391,7 +413,7 @@ def _on_unit_execute(state: ORMExecuteState) -> None:
 
 def _on_unit_flush(session: UnitSession, *_: object) -> None:
     session.unit.check_owner()
-    if _has_changes(session):
+    if session.unit.read_only and _has_changes(session):
         session.unit.refuse_or_note_write()
 
 
@@ -402,6 +424,9 @@ def _on_begin(session: UnitSession, _transaction: SessionTransaction, connection
 def _on_create(session: UnitSession, transaction: SessionTransaction) -> None:
     if transaction.nested:
         session.unit.savepoint_began()
+    elif transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
+        # Around the writes of every flush, and of the bulk methods, which flush nothing.
+        session.unit.note_write()
 
 
 def _on_commit(session: UnitSession) -> None:
