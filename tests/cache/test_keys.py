@@ -37,7 +37,7 @@ class Label(str):
     __slots__ = ()
 
 
-class Loud(str):  # noqa: SLOT000 - carries more than text is the point
+class Loud(str):
     def __init__(self, _text: str) -> None:
         self.volume = 11
 

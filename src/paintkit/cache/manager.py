@@ -32,7 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: So many entries are weighed for the estimate of the whole.
-_SAMPLE = 1_000
+_SAMPLE = 100
 
 
 class _Absent(enum.Enum):
@@ -173,7 +173,7 @@ class CacheManager:
                 exact key, or the result cannot be cached (a mapped SQLAlchemy object, an iterator, an awaitable).
             ValueError: `timeout` is not positive, or a tag is empty.
         """
-        if callable(timeout):
+        if callable(timeout) or isinstance(timeout, classmethod):
             return cached(timeout, self._store, self._options(_ABSENT, key_func, tags))
         options = self._options(timeout, key_func, tags)
         return lambda fn: cached(fn, self._store, options)
@@ -233,7 +233,7 @@ class CacheManager:
     def get_stats(self) -> CacheStats:
         """Return what the cache did so far, and what it holds now.
 
-        The size is an estimate: `sys.getsizeof` of the values and their parts, a few levels deep, over at most 1,000
+        The size is an estimate: `sys.getsizeof` of the values and their parts, a few levels deep, over about 100
         entries from which the rest is inferred. The cost of keys and of the cache's own books is not in it.
         """
         entries = self._store.sweep()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from paintkit.cache.keys import PLAIN
 
 __all__ = ["estimate_size", "refuse_unfit"]
 
-#: How deep into a value we look, and at how many items of one container.
-_DEPTH, _BREADTH = 4, 100
+#: At most so many parts of a value are searched for what is unfit.
+_MOST_PARTS = 1_000
+
+#: So deep, and at so many parts of one container, we look to estimate a size.
+_DEPTH, _BREADTH = 3, 16
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 
@@ -36,7 +39,7 @@ def refuse_unfit(value: object) -> None:
         raise TypeError(
             f"cannot cache a {kind.__qualname__}, which can be read only once: return a list or a tuple"
         )
-    mapped = _find_mapped(value, _DEPTH)
+    mapped = _find_mapped(value)
     if mapped is not None:
         name = type(mapped).__qualname__
         raise TypeError(
@@ -45,27 +48,25 @@ def refuse_unfit(value: object) -> None:
         )
 
 
-def _find_mapped(value: object, depth: int) -> object | None:
-    kind = type(value)
-    if kind in PLAIN:
-        return None
-    if hasattr(kind, "_sa_class_manager"):  # what SQLAlchemy's instrumentation leaves on a class
-        return value
-    if depth == 0:
-        return None
-    found = (_find_mapped(part, depth - 1) for part in _parts(value))
-    return next((mapped for mapped in found if mapped is not None), None)
+def _find_mapped(value: object) -> object | None:
+    """Search a value, the outer parts first, for an object that SQLAlchemy maps."""
+    unseen = deque([value])
+    for _ in range(_MOST_PARTS):
+        if not unseen:
+            break
+        part = unseen.popleft()
+        if hasattr(type(part), "_sa_class_manager"):  # what SQLAlchemy's instrumentation leaves on a class
+            return part
+        unseen.extend(inner for inner in islice(_parts(part), _MOST_PARTS) if type(inner) not in PLAIN)
+    return None
 
 
-def _parts(value: object) -> Iterator[object]:
-    """Iterate over the first parts of a value."""
+def _parts(value: object) -> Iterable[object]:
     if isinstance(value, dict):
-        yield from islice(value, _BREADTH)
-        yield from islice(value.values(), _BREADTH)
-    elif isinstance(value, _CONTAINERS):
-        yield from islice(value, _BREADTH)
-    else:
-        yield from islice(_fields(value), _BREADTH)
+        return chain(value, value.values())
+    if isinstance(value, Sequence):  # a Row of SQLAlchemy is no tuple
+        return value
+    return value if isinstance(value, _CONTAINERS) else _fields(value)
 
 
 def _fields(value: object) -> Iterable[object]:
@@ -76,8 +77,8 @@ def _fields(value: object) -> Iterable[object]:
 def estimate_size(value: object, depth: int = _DEPTH) -> int:
     """Return about how many bytes a value takes.
 
-    The parts of built-in containers and of objects with a `__dict__` count, down to a few levels; of a large container
-    the first hundred are weighed and the rest is taken to be like them. What is shared counts wherever it is found.
+    The parts of built-in containers and of objects with a `__dict__` count, three levels deep; of a large container the
+    first few are weighed and the rest is taken to be like them. What is shared counts wherever it is found.
     """
     size = sys.getsizeof(value, 0)
     if depth == 0 or type(value) in PLAIN:
