@@ -115,15 +115,14 @@ class ErrorRecoveryManager:
             ValueError: An argument is out of range, or `name` stands for a policy with other options.
         """
         options: dict[str, Any] = {
-            "failure_threshold": failure_threshold,
-            "recovery_timeout": recovery_timeout,
+            "failure_threshold": _arguments.count("failure_threshold", failure_threshold),
+            "recovery_timeout": _arguments.seconds("recovery_timeout", recovery_timeout),
             "probes": probes,
             "record": record,
             "ignore": ignore,
         }
-        circuit_breaker(
-            "validation", **options
-        )  # a mistake is told here, at the call, not when a function is decorated
+        # A mistake is told here, at the call, not when a function is decorated.
+        circuit_breaker("validation", **options)
 
         def make(label: str) -> CircuitBreaker:
             return circuit_breaker(label, **options)
