@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Flask
 from flask_wtf import CSRFProtect
-from paintkit.flask import PaintKit
-from paintkit.sqlalchemy import PoolConfig
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from paintkit.flask import PaintKit
+from paintkit.sqlalchemy import PoolConfig
 from studio.admin.views import blueprint as admin
 from studio.auth.access import register_access
 from studio.auth.passwords import Passwords
@@ -107,5 +109,6 @@ def register_paintkit(app: Flask, kit: Toolkit) -> None:
 
 def register_measures(app: Flask, kit: Toolkit) -> None:
     """Let the monitor measure every page."""
-    for endpoint, view in app.view_functions.items():
-        app.view_functions[endpoint] = kit.monitor.measure(f"page {endpoint}")(view)
+    views: dict[str, Any] = app.view_functions
+    for endpoint, view in views.items():
+        views[endpoint] = kit.monitor.measure(f"page {endpoint}")(view)

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(load_config(), options) or 0)
     except (StartupError, ImportConflictError, CommandError) as error:
-        sys.stderr.write(f"studio: {error or type(error).__name__}\n")
+        sys.stderr.write(f"studio: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument("file", type=Path)
     import_.add_argument("--dry-run", action="store_true", help="say what would happen, and change nothing")
     import_.set_defaults(run=_import)
-    admin = commands.add_parser("create-admin", help="add an administrator (password: STUDIO_PASSWORD, or asked for)")
+    admin = commands.add_parser(
+        "create-admin", help="add an administrator (password: STUDIO_PASSWORD, or asked for)"
+    )
     admin.add_argument("name")
     admin.set_defaults(run=_create_admin)
     schema = commands.add_parser("db", help="look after the schema: upgrade, downgrade, current, history")

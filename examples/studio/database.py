@@ -26,8 +26,7 @@ _PATIENCE = 5  # seconds that a first connection may take
 def insert_if_absent(session: Session, model: type[Base]) -> sqlite.Insert | postgresql.Insert:
     """Return an INSERT that does nothing when a unique value is there already."""
     dialect = session.get_bind().dialect.name
-    table = model.__table__
-    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(table).on_conflict_do_nothing()
+    return (postgresql.insert if dialect == "postgresql" else sqlite.insert)(model).on_conflict_do_nothing()
 
 
 def reach(url: str) -> None:

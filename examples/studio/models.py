@@ -23,7 +23,7 @@ def sort_name(name: str) -> str:
 
 def search_text(brand: str, range_: str, code: str, name: str) -> str:
     """Return the text that a search looks in: `lower()` of SQLite knows ASCII alone, `casefold` knows all."""
-    return "\n".join((name, code, range_, brand)).casefold()
+    return f"{name}\n{code}\n{range_}\n{brand}".casefold()
 
 
 #: Sorts by code point on every database, so that cursors and tests mean the same everywhere.

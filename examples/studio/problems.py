@@ -23,3 +23,6 @@ class NotEnoughStockError(Exception):
 
 class ImportConflictError(Exception):
     """Somebody else stored some of these paints while the file was being imported."""
+
+    def __init__(self) -> None:
+        super().__init__("somebody stored some of these paints meanwhile: nothing was imported, try again")

@@ -29,11 +29,12 @@ def serve(config: Config, host: str, port: int) -> None:
     Raises:
         StartupError: The database or the port cannot be used.
     """
-    listener = _listen(host, port)
-    _welcome(config)
-    sys.stdout.write(f"studio: http://{host}:{listener.getsockname()[1]}\n")
-    sys.stdout.flush()
-    _Server(lambda: create_app(config), listener).run()
+    with _listen(host, port) as listener:
+        _welcome(config)
+        sys.stdout.write(f"studio: http://{host}:{listener.getsockname()[1]}\n")
+        sys.stdout.flush()
+        descriptor = listener.detach()  # from here on the server's to close
+    _Server(lambda: create_app(config), descriptor).run()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -43,7 +44,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
         number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number and number > 0 else error  # the text of create_server repeats the address
+        reason = (
+            os.strerror(number) if number and number > 0 else error
+        )  # the text of create_server repeats the address
         raise StartupError(f"cannot listen on {host}:{port}: {reason}; choose another with PORT=") from None
     listener.set_inheritable(True)
     return listener
@@ -55,8 +58,8 @@ def _welcome(config: Config) -> None:
         welcome(services, config)
 
 
-class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
-    def __init__(self, make: Callable[[], Flask], listener: socket.socket) -> None:
+class _Server(BaseApplication):
+    def __init__(self, make: Callable[[], Flask], listener: int) -> None:
         self._make = make
         self._listener = listener
         super().__init__()
@@ -64,7 +67,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
     @override
     def load_config(self) -> None:
         settings: dict[str, Any] = {
-            "bind": f"fd://{self._listener.fileno()}",
+            "bind": f"fd://{self._listener}",
             "workers": 1,
             "threads": _THREADS,
             "worker_class": "gthread",
@@ -79,7 +82,7 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn ships no types
             self.cfg.set(name, value)
 
     @override
-    def load(self) -> Flask:
+    def load(self) -> Any:
         return self._make()
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import event
-from studio.catalogue.generator import generate
 
 from paintkit.testing import FakeClock
+from studio.catalogue.generator import generate
 from tests.studio.house import House, Visitor, form_of, paint, take_away, text_of
 
 

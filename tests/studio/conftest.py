@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+
 from studio import database
 from studio.app import create_app
 from studio.auth.passwords import Passwords
 from studio.config import Config, DevelopmentConfig
 from studio.models import Base, User
-
 from tests.studio.house import NAME, PASSWORD, House
 
 SECRET = "only for tests " * 4
@@ -33,7 +33,9 @@ def _empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def _own_postgres(postgres_url: str) -> Iterator[str]:
     name = f"paintkit_studio_{uuid.uuid4().hex[:8]}"
-    server = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool)
+    server = sqlalchemy.create_engine(
+        postgres_url, isolation_level="AUTOCOMMIT", poolclass=sqlalchemy.NullPool
+    )
     with server.connect() as connection:
         connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
     try:
@@ -73,7 +75,9 @@ def open_house(config: Config, password_hash: str) -> Iterator[Callable[[], Hous
     """Opens studios on this test's database; closes them afterwards. The administrator is there already."""
     engine = sqlalchemy.create_engine(config.database_url, poolclass=sqlalchemy.NullPool)
     with engine.begin() as connection:
-        connection.execute(sqlalchemy.insert(User).values(name=NAME, role="admin", password_hash=password_hash))
+        connection.execute(
+            sqlalchemy.insert(User).values(name=NAME, role="admin", password_hash=password_hash)
+        )
     engine.dispose()
     houses = []
 

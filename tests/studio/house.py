@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 from flask import Flask
+from werkzeug.test import TestResponse
+
 from studio.catalogue.records import PaintFields
 from studio.services import Services
-from werkzeug.test import TestResponse
 
 NAME, PASSWORD = "admin", "correct horse battery"
 
@@ -46,7 +47,9 @@ class Visitor:
     def get(self, path: str, **options: Any) -> TestResponse:
         return self.client.get(path, buffered=True, **options)
 
-    def send(self, path: str, values: dict[str, Any], *, shown_on: str = "/login", **options: Any) -> TestResponse:
+    def send(
+        self, path: str, values: dict[str, Any], *, shown_on: str = "/login", **options: Any
+    ) -> TestResponse:
         token = self.token(shown_on)
         return self.client.post(path, data={"csrf_token": token, **values}, **options)
 
@@ -74,7 +77,9 @@ def text_of(html: str) -> str:
 
 def paint(name: str = "Moss", **values: Any) -> PaintFields:
     """A paint that is valid."""
-    return PaintFields(**{"brand": "Alder", "range": "Core", "code": "A1", "hex": "#336633", "name": name, **values})
+    return PaintFields(
+        **{"brand": "Alder", "range": "Core", "code": "A1", "hex": "#336633", "name": name, **values}
+    )
 
 
 def form_of(fields: PaintFields, **values: Any) -> dict[str, Any]:

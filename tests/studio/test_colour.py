@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from studio.colour import hue_rank, ink_on, is_hex, normal_hex, oklch, oklch_hex
 
 HEXES = st.integers(0, 0xFFFFFF).map("#{:06X}".format)

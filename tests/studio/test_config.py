@@ -3,6 +3,7 @@
 import stat
 
 import pytest
+
 from studio.config import DevelopmentConfig, ProductionConfig, load_config
 from studio.problems import StartupError
 

@@ -4,6 +4,7 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+
 from studio import database
 from studio.models import Base
 

@@ -8,10 +8,10 @@ import functools
 from contextlib import contextmanager
 
 import pytest
-import studio.swatches.gallery
-import studio.toolkit
 from sqlalchemy.orm import Session
 
+import studio.swatches.gallery
+import studio.toolkit
 from paintkit import ComponentManager, ErrorRecoveryManager, EventBus, PerformanceMonitor, RequestBatcher
 from paintkit.cache.manager import CacheManager
 from paintkit.sqlalchemy import DatabaseConnectionManager

@@ -26,9 +26,10 @@ class Passwords:
     def check(self, password: str, known: str | None) -> bool:
         """Whether the password fits; `None` for an unknown user takes as long as a real one."""
         try:
-            return self._hasher.verify(known or self._nobody, password) and known is not None
+            self._hasher.verify(known or self._nobody, password)
         except (VerificationError, InvalidHashError):
             return False
+        return known is not None
 
     def is_outdated(self, known: str) -> bool:
         """Whether the hash was made with weaker parameters than today's."""

@@ -12,6 +12,10 @@ from paintkit import clock
 __all__ = ["Throttle"]
 
 
+def _now() -> float:
+    return clock.now()  # looked up at each call: a virtual clock may take its place
+
+
 class Throttle:
     """Counts failures by key, for as long as nobody tries; bounded, so that guessing many names costs us nothing.
 
@@ -24,7 +28,7 @@ class Throttle:
         self._tries = tries
         self._pause = pause
         self._lock = threading.Lock()  # guards the counts
-        self._failures: TTLCache[str, tuple[int, float]] = TTLCache(10_000, pause, timer=lambda: clock.now())
+        self._failures: TTLCache[str, tuple[int, float]] = TTLCache(10_000, pause, timer=_now)
 
     def wait(self, *keys: str) -> int:
         """Return how many seconds these keys have to wait, 0 if they may try."""

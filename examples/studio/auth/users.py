@@ -74,7 +74,7 @@ def open_users(kit: Toolkit) -> Users:
     return Users(by_id, by_name, create, rehash, end_sessions)
 
 
-_PEOPLE: Select[tuple[int, str, str, str, int]] = select(
+_PEOPLE: Select[int, str, str, str, int] = select(
     User.id, User.name, User.role, User.password_hash, User.session_version
 )
 

@@ -41,7 +41,7 @@ def login() -> str | Response | tuple[str, int]:
     throttle, keys = services().throttle, (f"name:{form.name.data}", f"address:{request.remote_addr}")
     if wait := throttle.wait(*keys):
         raise TooManyRequests(f"Too many tries. Wait {wait} seconds.", retry_after=wait)
-    person = _known(form.name.data, form.password.data)
+    person = _known(form.name.data or "", form.password.data or "")
     if person is None:
         throttle.failed(*keys)
         form.password.errors = ("Name or password is wrong.",)
@@ -92,5 +92,10 @@ def _begin_session(person: Person) -> None:
 def _safe_target(wanted: str) -> str:
     """Return a place on this site: an address of another one would lend it our name."""
     parts = urlsplit(wanted)
-    is_ours = wanted.startswith("/") and not parts.netloc and wanted[1:2] not in {"/", "\\"} and wanted.isprintable()
+    is_ours = (
+        wanted.startswith("/")
+        and not parts.netloc
+        and wanted[1:2] not in {"/", "\\"}
+        and wanted.isprintable()
+    )
     return wanted if is_ours else url_for("catalogue.index")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from studio.catalogue.reads import CATALOGUE, paint_tag
+from studio.catalogue.reads import LISTS, PAINTS, paint_tag
 from studio.toolkit import Toolkit
 
 __all__ = ["register_events"]
@@ -20,8 +20,9 @@ def register_events(kit: Toolkit) -> None:
     @bus.subscribe("paint.deleted")
     def forget_paint(paint: Mapping[str, Any]) -> None:
         cache.invalidate(paint_tag(paint["id"]))
-        cache.invalidate(CATALOGUE)
+        cache.invalidate(LISTS)
 
     @bus.subscribe("catalogue.imported")
     def forget_catalogue(_: Mapping[str, Any]) -> None:
-        cache.invalidate(CATALOGUE)
+        cache.invalidate(PAINTS)
+        cache.invalidate(LISTS)

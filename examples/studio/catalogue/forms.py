@@ -24,7 +24,7 @@ class PaintForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     code = StringField("Code")
     name = StringField("Name")
     hex = StringField("Colour")
-    finish = SelectField("Finish", choices=list(FINISHES))
+    finish = SelectField("Finish", choices=list(FINISHES))  # type: ignore[arg-type]  # the stubs know pairs alone
     stock = StringField("In stock", default="0")
     min_stock = StringField("Warn at", default="0")
     price = StringField("Price", default="0.00")

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import ColumnElement, Select, case, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
@@ -29,7 +29,7 @@ _LONGEST_KEY = 360
 
 class _Order(NamedTuple):
     label: str
-    column: InstrumentedAttribute[str] | InstrumentedAttribute[int]
+    column: InstrumentedAttribute[Any]
     descending: bool = False
 
 
@@ -41,7 +41,7 @@ SORTS = {
 }
 
 #: `in`, `low` or `out`, as `records.stock_level` says it of one paint.
-LEVEL: ColumnElement[str] = case(
+level_now: ColumnElement[str] = case(
     (Paint.stock == 0, "out"), (Paint.stock <= Paint.min_stock, "low"), else_="in"
 )
 
@@ -136,7 +136,7 @@ class Listing(NamedTuple):
         words = self.q.casefold().split()
         return [Paint.search_text.contains(word, autoescape=True) for word in words]
 
-    def rows(self) -> Select[tuple[int, str, str, str, str, str, str, int, int, str | int]]:
+    def rows(self) -> Select[*tuple[Any, ...]]:
         """Return the SELECT of one page, with one row beyond it to tell whether there is more."""
         order, place = SORTS[self.sort], self.place()
         descending = order.descending != (place is not None and place.backwards)
@@ -159,16 +159,16 @@ class Listing(NamedTuple):
         if self.brand:
             statement = statement.where(Brand.name == self.brand)
         if self.stock:
-            statement = statement.where(Paint.stock > 0 if self.stock == "in" else LEVEL == self.stock)
+            statement = statement.where(Paint.stock > 0 if self.stock == "in" else level_now == self.stock)
         if place is not None:
-            key, here = tuple_(order.column, Paint.id), (place.key, place.id)
+            key, here = tuple_(order.column, Paint.id), tuple_(place.key, place.id)
             statement = statement.where(key < here if descending else key > here)
         keys = (order.column, Paint.id)
         return statement.order_by(*(key.desc() if descending else key for key in keys)).limit(self.limit + 1)
 
-    def counts(self) -> Select[tuple[str, str, int]]:
+    def counts(self) -> Select[str, str, int]:
         """Return the SELECT of how many paints the search finds by brand and stock level."""
-        level = LEVEL.label("level")
+        level = level_now.label("level")
         return (
             select(Brand.name, level, func.count())
             .join(Brand, Paint.brand_id == Brand.id)

@@ -19,16 +19,16 @@ from studio.catalogue.records import Move, PaintCard, PaintDetail, PaintFields
 from studio.models import Brand, Paint, StockMove, User
 from studio.toolkit import Toolkit
 
-__all__ = ["CATALOGUE", "Facets", "Page", "Reads", "open_reads", "paint_tag"]
+__all__ = ["LISTS", "PAINTS", "Facets", "Page", "Reads", "open_reads", "paint_tag"]
 
-#: The tag of every answer that more than one paint decides.
-CATALOGUE = "catalogue"
+#: The tag of every answer that several paints decide, and the tag of every answer about one.
+LISTS, PAINTS = "lists", "paints"
 
 _MOVES_SHOWN = 20
 
 
 def paint_tag(paint_id: int) -> str:
-    """Return the tag of every answer that shows this paint alone."""
+    """Return the tag of every answer about this paint."""
     return f"paint:{paint_id}"
 
 
@@ -69,19 +69,19 @@ def open_reads(kit: Toolkit) -> Reads:
     """Make the questions, answered from this toolkit's database and cache."""
     db, cache, guarded = kit.db, kit.cache, kit.guard_database
 
-    @cache.cache_result(timeout=300, tags=(CATALOGUE,))
+    @cache.cache_result(timeout=300, tags=(LISTS,))
     @guarded
     @db.with_database_session(read_only=True)
     def page(listing: Listing) -> Page:
         return _page(listing, [tuple(row) for row in db.session.execute(listing.rows())])
 
-    @cache.cache_result(timeout=300, tags=(CATALOGUE,))
+    @cache.cache_result(timeout=300, tags=(LISTS,))
     @guarded
     @db.with_database_session(read_only=True)
     def facets(q: str) -> Facets:
         return Facets(tuple((b, level, n) for b, level, n in db.session.execute(Listing(q=q).counts())))
 
-    @cache.cache_result(timeout=300, tags=lambda paint_id: (CATALOGUE, paint_tag(paint_id)))
+    @cache.cache_result(timeout=300, tags=lambda paint_id: (PAINTS, paint_tag(paint_id)))
     @guarded
     @db.with_database_session(read_only=True)
     def paint(paint_id: int) -> PaintDetail | None:
@@ -89,7 +89,8 @@ def open_reads(kit: Toolkit) -> Reads:
         if found is None:
             return None
         moves = tuple(Move(*row) for row in db.session.execute(_moves(paint_id)))
-        return PaintDetail(paint_id, PaintFields(*found[:10]), *found[10:], moves)
+        *fields, version, created_at, updated_at = found
+        return PaintDetail(paint_id, PaintFields._make(fields), version, created_at, updated_at, moves)
 
     return Reads(page, facets, paint)
 
@@ -111,7 +112,7 @@ _PAINT = select(
 ).join(Brand, Paint.brand_id == Brand.id)
 
 
-def _moves(paint_id: int) -> Select[tuple[int, str, str, datetime]]:
+def _moves(paint_id: int) -> Select[int, str, str | None, datetime]:
     return (
         select(StockMove.delta, StockMove.reason, User.name, StockMove.at)
         .outerjoin(User, StockMove.user_id == User.id)

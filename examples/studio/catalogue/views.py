@@ -60,13 +60,13 @@ def detail(paint_id: int) -> str:
 def new() -> str | Response | tuple[str, int]:
     """Add a paint."""
     form = PaintForm()
-    if form.validate_on_submit():
+    if form.validate_on_submit() and (fields := form.paint):
         try:
-            paint_id = services().writes.create(form.paint, _user_id())
+            paint_id = services().writes.create(fields, _user_id())
         except TwinError:
             form.name.errors = [*form.name.errors, _TWIN]
             return _form_page(form, None), 409
-        flash(f"{form.paint.name} is in the catalogue.", "success")
+        flash(f"{fields.name} is in the catalogue.", "success")
         return redirect(url_for("catalogue.detail", paint_id=paint_id), 303)
     return _form_page(form, None), 422 if form.errors else 200
 
@@ -76,10 +76,10 @@ def edit(paint_id: int) -> str | Response | tuple[str, int]:
     """Change a paint, unless somebody else did so after the form was opened."""
     paint = _paint(paint_id)
     form = PaintForm.of(paint)
-    if not form.validate_on_submit():
+    if not form.validate_on_submit() or (fields := form.paint) is None:
         return _form_page(form, paint), 422 if form.errors else 200
     try:
-        found = services().writes.update(paint_id, form.version_number, form.paint)
+        found = services().writes.update(paint_id, form.version_number, fields)
     except TwinError:
         form.name.errors = [*form.name.errors, _TWIN]
         return _form_page(form, paint), 409

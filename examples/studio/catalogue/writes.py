@@ -42,7 +42,7 @@ def open_writes(kit: Toolkit) -> Writes:
     @db.with_database_session
     def create(fields: PaintFields, user_id: int) -> int:
         columns = as_columns(fields, _brand_id(db.session, fields.brand))
-        paint_id = _no_twin(db.session, insert(Paint).values(columns).returning(Paint.id)).scalar_one()
+        paint_id: int = _no_twin(db.session, insert(Paint).values(columns).returning(Paint.id)).scalar_one()
         if fields.stock:
             _note_move(db.session, paint_id, fields.stock, "first stock", user_id)
         bus.publish("paint.created", {"id": paint_id})

@@ -28,7 +28,7 @@ def draw(colour: str, finish: str) -> bytes:
     rng = random.Random(f"{colour}/{finish}")  # noqa: S311 - a shape keeps no secret
     ground = _paper(colour)
     blot = _blot(rng)
-    shadow = ImageChops.offset(blot, 6, 10).filter(ImageFilter.GaussianBlur(12))
+    shadow = _soft(ImageChops.offset(blot, 6, 10), 12)
     ground.paste(_shade(colour, -0.22), mask=shadow.point(lambda level: level * 90 // 255))
     opacity = _SHEER.get(finish, 255)
     ground.paste(_pigment(rng, colour, finish), mask=blot.point(lambda level: level * opacity // 255))
@@ -79,7 +79,9 @@ def _pigment(rng: random.Random, colour: str, finish: str) -> Image.Image:
     body.paste(_shade(colour, -0.10), mask=pool)
     if grain := _GRAIN.get(finish):
         seed = Image.frombytes("L", (SIZE[0] // 2, SIZE[1] // 2), rng.randbytes(SIZE[0] * SIZE[1] // 4))
-        noise = seed.resize(SIZE, Image.Resampling.BILINEAR).point(lambda level: max(0, level - 128) * grain // 100)
+        noise = seed.resize(SIZE, Image.Resampling.BILINEAR).point(
+            lambda level: max(0, level - 128) * grain // 100
+        )
         body.paste(_shade(colour, 0.16), mask=noise)
     return body
 
@@ -90,8 +92,14 @@ def _light(ground: Image.Image, blot: Image.Image, strength: int) -> None:
     glow = Image.new("L", SIZE)
     pen = ImageDraw.Draw(glow)
     pen.ellipse((0.27 * width, 0.2 * height, 0.55 * width, 0.42 * height), fill=strength)
-    soft = glow.filter(ImageFilter.GaussianBlur(26 if strength < 100 else 14))
+    soft = _soft(glow, 26 if strength < 100 else 14)
     ground.paste("#FFFFFF", mask=ImageChops.multiply(soft, blot))
+
+
+def _soft(mask: Image.Image, radius: int) -> Image.Image:
+    """Blur on a quarter of the size: nobody sees the difference, and it takes a tenth of the time."""
+    small = mask.reduce(4).filter(ImageFilter.GaussianBlur(radius / 4))
+    return small.resize(SIZE, Image.Resampling.BILINEAR)
 
 
 def _webp(picture: Image.Image) -> bytes:

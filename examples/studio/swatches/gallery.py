@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from sqlalchemy import select
 
 from paintkit import RejectedError, RequestBatcher
-from studio.catalogue.reads import CATALOGUE, paint_tag
+from studio.catalogue.reads import PAINTS, paint_tag
 from studio.models import Paint
 from studio.swatches.drawing import VERSION, draw, flat
 from studio.swatches.store import ImageStore
@@ -58,13 +58,15 @@ def open_gallery(kit: Toolkit) -> Gallery:
     kept, keep = _store(kit)
     drawing = [threading.Lock() for _ in range(_LOCKS)]  # one drawing of a picture at a time
 
-    @kit.cache.cache_result(timeout=300, tags=lambda paint_id: (CATALOGUE, paint_tag(paint_id)))
+    @kit.cache.cache_result(timeout=300, tags=lambda paint_id: (PAINTS, paint_tag(paint_id)))
     def look(paint_id: int) -> Look | None:
         return batcher.add(paint_id)
 
     def drawn(shown: Look) -> bytes:
         with drawing[hash(shown.key) % _LOCKS]:
-            return kept(shown.key) or keep(shown.key, kit.monitor.measure("swatch drawing", lambda: draw(*shown)))
+            return kept(shown.key) or keep(
+                shown.key, kit.monitor.measure("swatch drawing", lambda: draw(*shown))
+            )
 
     def picture(paint_id: int) -> Picture | None:
         if (shown := look(paint_id)) is None:

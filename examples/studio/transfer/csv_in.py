@@ -82,7 +82,9 @@ def _decode(data: bytes) -> tuple[str, Problem | None]:
         return data.decode("utf-8-sig"), None
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return "", Problem(line, f"byte 0x{data[error.start]:02X} is not UTF-8: save the file as CSV in UTF-8")
+        return "", Problem(
+            line, f"byte 0x{data[error.start]:02X} is not UTF-8: save the file as CSV in UTF-8"
+        )
 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]] | Problem]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Table, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -92,7 +92,9 @@ class Importer:
         if plan.added or plan.changed:
             _add(session, plan.added, user_id)
             _change(session, plan.changed, parsed.given, user_id)
-            self._kit.bus.publish("catalogue.imported", {"added": len(plan.added), "changed": len(plan.changed)})
+            self._kit.bus.publish(
+                "catalogue.imported", {"added": len(plan.added), "changed": len(plan.changed)}
+            )
         return plan
 
     def _plan(self, parsed: Parsed) -> _Plan:
@@ -131,14 +133,15 @@ def _add(session: Session, paints: Sequence[PaintFields], user_id: int | None) -
 def _change(session: Session, changes: Sequence[_Change], given: frozenset[str], user_id: int | None) -> None:
     if not changes:
         return
-    paints = Paint.__table__.c
+    table = cast(Table, Paint.__table__)
+    paints = table.c
     columns = given - {*IDENTITY, "stock"}
     values = {name: bindparam(f"new_{name}") for name in columns} | {
         "stock": paints.stock + bindparam("delta"),  # a move made meanwhile is kept
         "version": paints.version + 1,
         "updated_at": datetime.now(UTC),
     }
-    statement = update(Paint.__table__).where(paints.id == bindparam("changed")).values(values)
+    statement = update(table).where(paints.id == bindparam("changed")).values(values)
     session.execute(statement, [_parameters(change, columns) for change in changes])
     _note_moves(session, [(change.paint_id, change.delta) for change in changes if change.delta], user_id)
 

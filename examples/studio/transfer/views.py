@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, abort, flash, redirect, render_template, request, stream_with_context, url_for
+from flask import (
+    Blueprint,
+    Response,
+    abort,
+    flash,
+    redirect,
+    render_template,
+    request,
+    stream_with_context,
+    url_for,
+)
 from werkzeug.wrappers import Response as AnyResponse
 
 from studio.auth.access import anyone, current_user
@@ -45,7 +55,9 @@ def apply() -> str | AnyResponse | tuple[str, int]:
     try:
         report = services().importer.apply(data, person.id if person else abort(403))
     except ImportConflictError:
-        return _page(None, problem="Somebody stored some of these paints meanwhile: check the file again."), 409
+        return _page(
+            None, problem="Somebody stored some of these paints meanwhile: check the file again."
+        ), 409
     if report.problems:
         return _page(report), 422
     services().stash.drop(ticket)

@@ -5,7 +5,6 @@ import re
 from paintkit.testing import FakeClock
 from studio.catalogue.generator import generate
 from studio.swatches.store import FolderImageStore
-
 from tests.studio.house import House
 
 

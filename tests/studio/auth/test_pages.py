@@ -2,9 +2,9 @@
 
 import pytest
 from flask import Flask
-from studio.catalogue.generator import generate
 
 from paintkit.testing import FakeClock
+from studio.catalogue.generator import generate
 from tests.studio.house import NAME, PASSWORD, paint
 
 
@@ -14,7 +14,9 @@ def test_the_right_password_opens(house):
     assert "Import" not in house.visitor().get("/paints").text
 
 
-@pytest.mark.parametrize(("name", "password"), [(NAME, "wrong"), ("nobody", PASSWORD), (NAME.upper(), PASSWORD)])
+@pytest.mark.parametrize(
+    ("name", "password"), [(NAME, "wrong"), ("nobody", PASSWORD), (NAME.upper(), PASSWORD)]
+)
 def test_a_wrong_login_says_the_same_for_all(house, name, password):
     """Nobody learns whether the name exists."""
     visitor = house.visitor()
@@ -52,7 +54,9 @@ def test_logout_ends_every_session(house):
         assert "/login?next=/admin/system" == visitor.get("/admin/system").location
 
 
-@pytest.mark.parametrize("there", ["https://evil.example/", "//evil.example", "/\\evil.example", "evil", "/%0d%0aX:1\r\nY:1", ""])
+@pytest.mark.parametrize(
+    "there", ["https://evil.example/", "//evil.example", "/\\evil.example", "evil", "/%0d%0aX:1\r\nY:1", ""]
+)
 def test_a_login_leads_to_our_own_pages(house, there):
     """An address of another site does not become ours by way of the login."""
     answer = house.visitor().send("/login", {"name": NAME, "password": PASSWORD, "next": there})
@@ -85,8 +89,12 @@ def _routes(app: Flask) -> list[tuple[str, str, str]]:
     paths = []
     for rule in app.url_map.iter_rules():
         with app.test_request_context():
-            path = app.url_map.bind("localhost").build(rule.endpoint, dict.fromkeys(rule.arguments, 1), force_external=False)
-        paths += [(rule.endpoint, method, path) for method in sorted((rule.methods or set()) & {"GET", "POST"})]
+            path = app.url_map.bind("localhost").build(
+                rule.endpoint, dict.fromkeys(rule.arguments, 1), force_external=False
+            )
+        paths += [
+            (rule.endpoint, method, path) for method in sorted((rule.methods or set()) & {"GET", "POST"})
+        ]
     return paths
 
 
@@ -102,7 +110,9 @@ def test_closed_views_refuse_visitors(house):
     token = visitor.token()
     for endpoint, method, path in _routes(house.app):
         if endpoint in CLOSED:
-            answer = visitor.client.open(path, method=method, data={"csrf_token": token} if method == "POST" else None)
+            answer = visitor.client.open(
+                path, method=method, data={"csrf_token": token} if method == "POST" else None
+            )
             assert (303 if method == "GET" else 403) == answer.status_code, path
 
 
@@ -116,7 +126,9 @@ def test_viewers_may_only_look(house):
     token = ann.token("/paints")
     for endpoint, method, path in _routes(house.app):
         if endpoint in CLOSED:
-            answer = ann.client.open(path, method=method, data={"csrf_token": token} if method == "POST" else None)
+            answer = ann.client.open(
+                path, method=method, data={"csrf_token": token} if method == "POST" else None
+            )
             assert 403 == answer.status_code, path
 
 

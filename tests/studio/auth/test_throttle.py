@@ -1,8 +1,7 @@
 """Laws of the brake on guessing."""
 
-from studio.auth.throttle import Throttle
-
 from paintkit.testing import FakeClock
+from studio.auth.throttle import Throttle
 
 
 def test_a_few_mistakes_are_forgiven():

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from studio.catalogue.generator import generate
 from studio.catalogue.records import read_paint
 

@@ -1,14 +1,19 @@
 """Laws of lists and cursors."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from studio.catalogue.listing import Cursor, Listing
 
 NUMBERS = st.integers(0, 2**31 - 1)
 
 
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=360), NUMBERS, st.booleans())
+@given(
+    st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=360), NUMBERS, st.booleans()
+)
 def test_a_cursor_by_name_survives_its_text(key, paint_id, backwards):
     """A place in the order by name can be put into an address and read again."""
     cursor = Cursor(key, paint_id, backwards)
@@ -25,10 +30,8 @@ def test_a_cursor_by_number_survives_its_text(key, paint_id, backwards, sort):
 @given(st.text() | st.binary().map(lambda data: data.hex()))
 def test_a_damaged_cursor_is_refused(text):
     """Whatever a visitor writes into the address is a place or a ValueError, never another error."""
-    try:
+    with contextlib.suppress(ValueError):
         Listing.from_query({"cursor": text})
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize("sort", ["stock", "newest"])
@@ -40,7 +43,16 @@ def test_a_cursor_belongs_to_its_order(sort):
 
 @pytest.mark.parametrize(
     "args",
-    [{"limit": "0"}, {"limit": "201"}, {"limit": "x"}, {"limit": "١"}, {"sort": "price"}, {"stock": "some"}, {"q": "x" * 101}, {"q": "a\x00b"}],
+    [
+        {"limit": "0"},
+        {"limit": "201"},
+        {"limit": "x"},
+        {"limit": "١"},
+        {"sort": "price"},
+        {"stock": "some"},
+        {"q": "x" * 101},
+        {"q": "a\x00b"},
+    ],
 )
 def test_a_senseless_address_is_refused(args):
     """Every part of the address is checked."""

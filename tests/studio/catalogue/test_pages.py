@@ -4,9 +4,9 @@ import re
 import threading
 
 import pytest
-from studio.catalogue.generator import generate
 
 from paintkit.sqlalchemy import query_guard
+from studio.catalogue.generator import generate
 from tests.studio.house import form_of, paint, text_of
 
 CARD = re.compile(r'href="/paints/(\d+)">')
@@ -47,7 +47,9 @@ def test_orders_mean_what_they_say(house):
     house.stock_up([paint("b", stock=2), paint("A", stock=3), paint("c", stock=1), paint("Ähre")])
     visitor = house.visitor()
     shown = {sort: ids(visitor.get(f"/paints?sort={sort}").text) for sort in ("name", "newest", "stock")}
-    by_name = {name: int(re.search(rf'/paints/(\d+)">{name}<', visitor.get("/paints").text)[1]) for name in "bAc"}
+    by_name = {
+        name: int(re.search(rf'/paints/(\d+)">{name}<', visitor.get("/paints").text)[1]) for name in "bAc"
+    }
     assert [by_name[name] for name in "Abc"] == shown["name"][:3]
     assert sorted(shown["newest"], reverse=True) == shown["newest"]
     assert [by_name[name] for name in "cbA"] == shown["stock"][1:]
@@ -71,16 +73,20 @@ def test_a_list_page_costs_three_statements_at_most(house, limit):
 
 def test_filters_find_what_they_say(house):
     """Search, brand and stock filter narrow the list, together and alone, and the count says how many there are."""
-    house.stock_up([
-        paint("Moss", stock=5, min_stock=1),
-        paint("Deep Moss", stock=1, min_stock=1),
-        paint("Sky", brand="Birch", code="50%", stock=0),
-        paint("Straße", brand="Birch", range="Fog_Line"),
-    ])
+    house.stock_up(
+        [
+            paint("Moss", stock=5, min_stock=1),
+            paint("Deep Moss", stock=1, min_stock=1),
+            paint("Sky", brand="Birch", code="50%", stock=0),
+            paint("Straße", brand="Birch", range="Fog_Line"),
+        ]
+    )
     visitor = house.visitor()
 
     def found(query: str) -> list[str]:
-        return sorted(re.findall(r'class="paint-name" href="[^"]+">([^<]+)<', visitor.get(f"/paints?{query}").text))
+        return sorted(
+            re.findall(r'class="paint-name" href="[^"]+">([^<]+)<', visitor.get(f"/paints?{query}").text)
+        )
 
     assert ["Deep Moss", "Moss"] == found("q=MOSS")
     assert ["Deep Moss"] == found("q=moss+deep")
@@ -112,7 +118,9 @@ def test_a_new_paint_is_there_at_once(house):
     """After the redirect the list, the search and its own page show it."""
     admin, visitor = house.admin(), house.visitor()
     assert 0 == len(ids(visitor.get("/paints").text))
-    answer = admin.send("/paints/new", form_of(paint("Moss", stock=2, price_cents=305, description="Two\nlines")))
+    answer = admin.send(
+        "/paints/new", form_of(paint("Moss", stock=2, price_cents=305, description="Two\nlines"))
+    )
     page = visitor.get(answer.location)
     assert (303, 200) == (answer.status_code, page.status_code)
     assert all(part in page.text for part in ("Moss", "#336633", "3.05", "Two\nlines", "first stock"))
@@ -170,7 +178,7 @@ def test_an_edit_does_not_move_the_stock(house):
     house.stock_up([paint("Moss", stock=3)])
     admin = house.admin()
     assert 303 == admin.send("/paints/1/edit", form_of(paint("Moss", stock=99), version="1")).status_code
-    assert 'data-stock>3<' in admin.get("/paints/1").text
+    assert "data-stock>3<" in admin.get("/paints/1").text
 
 
 def test_a_move_shows_in_the_history(house):
@@ -198,7 +206,9 @@ def test_the_shelf_cannot_be_overdrawn(house):
 
     def take(person, token):
         start.wait(10)
-        codes.append(person.client.post("/paints/1/stock", data={"csrf_token": token, "delta": "-1"}).status_code)
+        codes.append(
+            person.client.post("/paints/1/stock", data={"csrf_token": token, "delta": "-1"}).status_code
+        )
 
     threads = [threading.Thread(target=take, args=pair) for pair in zip(people, tokens, strict=True)]
     for thread in threads:
@@ -219,7 +229,11 @@ def test_a_deleted_paint_is_gone_with_its_history(house):
     assert 303 == admin.send("/paints/1/delete", {"version": "1"}).status_code
     assert 404 == admin.get("/paints/1").status_code
     assert "/paints/2" == admin.send("/paints/new", form_of(paint("Moss"))).location
-    for path, values in (("stock", {"delta": "1"}), ("delete", {"version": "1"}), ("edit", form_of(paint("Moss")))):
+    for path, values in (
+        ("stock", {"delta": "1"}),
+        ("delete", {"version": "1"}),
+        ("edit", form_of(paint("Moss"))),
+    ):
         assert 404 == admin.send(f"/paints/1/{path}", values).status_code
 
 

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from PIL import Image
+
 from studio.catalogue.records import FINISHES
 from studio.swatches.drawing import SIZE, draw, flat
 

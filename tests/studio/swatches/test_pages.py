@@ -24,7 +24,9 @@ def test_a_kept_swatch_is_not_drawn_again(house, monkeypatch):
     """Once it is in the store, the pen rests."""
     house.stock_up([paint("Moss")])
     first = house.visitor().get("/swatches/1.webp").data
-    monkeypatch.setattr("studio.swatches.gallery.draw", lambda *_: (_ for _ in ()).throw(AssertionError("drawn")))
+    monkeypatch.setattr(
+        "studio.swatches.gallery.draw", lambda *_: (_ for _ in ()).throw(AssertionError("drawn"))
+    )
     assert first == house.visitor().get("/swatches/1.webp").data
 
 

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+
 from studio.swatches.store import FolderImageStore
 
 
@@ -14,7 +15,9 @@ def test_what_was_put_is_got(tmp_path):
     assert b"picture" == store.get("a.webp")
 
 
-@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "", ".hidden", "a/b", "a\x00", "A.webp", "a..b", "a" * 101])
+@pytest.mark.parametrize(
+    "key", ["../x", "/etc/passwd", "", ".hidden", "a/b", "a\x00", "A.webp", "a..b", "a" * 101]
+)
 def test_only_our_own_names(tmp_path, key):
     """No name leads out of the folder."""
     store = FolderImageStore(tmp_path)
@@ -27,7 +30,10 @@ def test_a_reader_sees_a_whole_picture(tmp_path):
     """While others write, every read gives one of the whole pictures."""
     store, sizes = FolderImageStore(tmp_path), (50_000, 70_000)
     store.put("a.webp", b"x" * sizes[0])
-    writers = [threading.Thread(target=lambda: [store.put("a.webp", b"x" * size) for size in sizes * 10]) for _ in range(3)]
+    writers = [
+        threading.Thread(target=lambda: [store.put("a.webp", b"x" * size) for size in sizes * 10])
+        for _ in range(3)
+    ]
     for writer in writers:
         writer.start()
     seen = {len(store.get("a.webp")) for _ in range(200)}

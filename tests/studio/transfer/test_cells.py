@@ -2,6 +2,7 @@
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from studio.transfer.cells import defuse, restore
 
 LIVE = tuple("=+-@\t\r")

@@ -1,6 +1,7 @@
 """Laws of reading a file: every bad row is named with its line and the reason."""
 
 import pytest
+
 from studio.transfer.csv_in import COLUMNS, parse
 
 HEADER = b"brand,range,name,code,hex\n"

@@ -2,14 +2,13 @@
 
 import io
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
+
 from studio.catalogue.generator import generate
 from studio.catalogue.records import FINISHES, PaintFields, clean, has_control
 from studio.transfer.csv_in import parse
-
 from tests.studio.house import House, Visitor, paint, text_of
 
 HEADER = "brand,range,name,code,hex\n"
@@ -91,7 +90,9 @@ def test_columns_decide_what_changes(house):
     """A file changes what it has columns for; a change of stock is a move in the history."""
     house.stock_up([paint("Moss", stock=3, price_cents=250, description="Mine")])
     with house.app.app_context():
-        report = house.services.importer.apply(b"brand,range,name,code,hex,stock\nAlder,Core,Moss,A1,#336633,5\n")
+        report = house.services.importer.apply(
+            b"brand,range,name,code,hex,stock\nAlder,Core,Moss,A1,#336633,5\n"
+        )
     assert (1, 0, 1, 0) == report[:4]
     page = text_of(house.visitor().get("/paints/1").text)
     assert all(part in page for part in ("5 in stock", "+2 import", "2.50", "Mine"))
@@ -133,6 +134,7 @@ def _then(plan, act):
 
 def _insert_behind(house):
     from sqlalchemy import insert
+
     from studio.catalogue.writes import as_columns
     from studio.models import Brand, Paint
 
@@ -142,7 +144,11 @@ def _insert_behind(house):
     session.execute(insert(Paint).values(as_columns(fields, brand)))
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).map(clean).filter(lambda text: not has_control(text))
+TEXT = (
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    .map(clean)
+    .filter(lambda text: not has_control(text))
+)
 LIVE = st.sampled_from(["=", "+", "-", "@", "'", "'=", "''", ","])
 CELLS = st.builds(lambda lead, text: clean(lead + text), LIVE | st.just(""), TEXT)
 PAINTS = st.builds(
@@ -156,7 +162,7 @@ PAINTS = st.builds(
     stock=st.integers(0, 50),
     min_stock=st.integers(0, 5),
     price_cents=st.integers(0, 10_000),
-    description=st.just("") | st.just("two\nlines, and \"quotes\"") | CELLS,
+    description=st.just("") | st.just('two\nlines, and "quotes"') | CELLS,
 )
 
 

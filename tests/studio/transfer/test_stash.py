@@ -10,7 +10,9 @@ def test_a_file_is_found_by_its_ticket(tmp_path):
     stash = Stash(tmp_path)
     ticket = stash.keep(b"brand\n")
     assert b"brand\n" == stash.find(ticket)
-    assert [None] * 4 == [stash.find(wrong) for wrong in ("", ticket[:-1], "0" * 64, f"../{tmp_path.name}/{ticket}")]
+    assert [None] * 4 == [
+        stash.find(wrong) for wrong in ("", ticket[:-1], "0" * 64, f"../{tmp_path.name}/{ticket}")
+    ]
     stash.drop(ticket)
     assert stash.find(ticket) is None
 

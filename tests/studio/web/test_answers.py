@@ -8,7 +8,9 @@ from paintkit.testing import FakeClock
 from tests.studio.house import paint, take_away
 
 
-@pytest.mark.parametrize("path", ["/paints", "/login", "/nothing", "/paints/1", "/swatches/1.webp", "/static/studio.css"])
+@pytest.mark.parametrize(
+    "path", ["/paints", "/login", "/nothing", "/paints/1", "/swatches/1.webp", "/static/studio.css"]
+)
 def test_every_answer_protects_its_reader(house, path):
     """No answer leaves without its policy, its type and its id."""
     house.stock_up([paint("Moss")])
@@ -59,7 +61,6 @@ def test_a_fault_of_ours_is_a_page_without_secrets(house, monkeypatch, caplog):
 
 def test_an_absent_database_is_503(house, monkeypatch):
     """The page says to come back, and when."""
-
     take_away(house, monkeypatch)
     with FakeClock():
         answer = house.visitor().get("/paints")
