@@ -1,5 +1,6 @@
 """The read session of a Flask app context."""
 
+import importlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -189,4 +190,25 @@ def test_another_apps_context_is_none_of_ours(app: Flask) -> None:
     db.init_app(other)
     with other.app_context():
         assert 1 == db.session.scalar(text("SELECT 1"))
+    db.close()
+
+
+@pytest.mark.parametrize("extension", ["flask_sqlalchemy", "flask_sqlalchemy_lite"])
+def test_flask_extensions_lend_their_engine(extension: str) -> None:
+    """The SQLAlchemy object of either Flask extension, in an app context, is a source: one pool for both."""
+    app = Flask("studio")
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    app.config["SQLALCHEMY_ENGINES"] = {"default": "sqlite://"}
+    theirs = importlib.import_module(extension).SQLAlchemy()
+    theirs.init_app(app)
+    with pytest.raises(RuntimeError):
+        DatabaseConnectionManager(theirs)
+    with app.app_context():
+        db = DatabaseConnectionManager(theirs)
+        assert db.engine is theirs.engine
+        Base.metadata.create_all(db.engine)
+        add(db, "a")
+        assert ["a"] == list(db.session.scalars(select(Paint.name)))
+        with pytest.raises(ValueError, match="pool"):
+            DatabaseConnectionManager(theirs, pool=PoolConfig())
     db.close()

@@ -10,7 +10,7 @@ from flask import Flask, current_app, g, has_app_context
 
 from paintkit.sqlalchemy.sessions import ReadSession
 
-__all__ = ["EXTENSION", "attach", "current_manager"]
+__all__ = ["EXTENSION", "attach", "current_manager", "this_app"]
 
 #: Where an app keeps its manager: `app.extensions[EXTENSION]`.
 EXTENSION: Final = "paintkit.sqlalchemy"
@@ -60,6 +60,11 @@ def attach(app: Flask, db: object, make: Callable[[], ReadSession]) -> tuple[Fin
 def current_manager() -> object:
     """Return the manager of the current app, if there is an app and it has one."""
     return current_app.extensions.get(EXTENSION) if has_app_context() else None
+
+
+def this_app() -> Flask:
+    """Return the app whose context is open."""
+    return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]  # the proxy's own method
 
 
 def _session_here() -> ReadSession | None:

@@ -44,12 +44,22 @@ class FlaskApp(Protocol):
     extensions: Any
 
 
+class FlaskExtension(Protocol):
+    """What a manager needs of the `SQLAlchemy` object of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite."""
+
+    @property
+    def engine(self) -> Engine:
+        """The default engine of the current app."""
+        ...
+
+
 class DatabaseConnectionManager:
     """One database: the pool of its connections, and the boundaries of its units of work.
 
     Args:
         source: A URL (`postgres://` is understood), an `Engine`, an `AsyncEngine`, or a Flask app that is configured with
-            `SQLALCHEMY_DATABASE_URI` and, if you like, `SQLALCHEMY_ENGINE_OPTIONS`. A manager has one colour: async for an
+            `SQLALCHEMY_DATABASE_URI` and, if you like, `SQLALCHEMY_ENGINE_OPTIONS`; or, in an app context, the `SQLAlchemy`
+            object of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite, whose default engine is then used. A manager has one colour: async for an
             `AsyncEngine` or the URL of an async-only driver, else blocking.
         pool: The pool's options, default `PoolConfig()`; not with an engine, which has its pool already.
         engine_options: Further options for `create_engine`; they win over those of `pool`. What the pool's class does not
@@ -70,7 +80,7 @@ class DatabaseConnectionManager:
 
     def __init__(
         self,
-        source: str | URL | Engine | AsyncEngine | FlaskApp,
+        source: str | URL | Engine | AsyncEngine | FlaskApp | FlaskExtension,
         *,
         pool: PoolConfig | None = None,
         engine_options: Mapping[str, Any] | None = None,
@@ -90,19 +100,25 @@ class DatabaseConnectionManager:
         # How `db.session` finds a session outside a unit of work: an app that is attached says so.
         self._read_session: Callable[[], ReadSession | None] = _no_session
         self._open_reader: Callable[[], ReadSession | None] = _no_session
-        engine = engines.sync_engine(source)
+        extension = _is_flask_extension(source)
+        made = cast(FlaskExtension, source).engine if extension else source
+        engine = engines.sync_engine(made)
         if engine is not None:
             if pool is not None or engine_options:
                 raise ValueError(
                     "an engine has its pool already: give pool options to create_engine, or pass the URL"
                 )
-            self.is_async = engine is not source
-            self._adopt(cast("Engine | AsyncEngine", source))
+            self.is_async = engine is not made
+            self._adopt(cast("Engine | AsyncEngine", made))
         elif _is_flask(source):
-            self._configure_from(cast("FlaskApp", source))
+            self._configure_from(cast(FlaskApp, source))
         else:
-            self._url = normalized_url(cast("str", source))
+            self._url = normalized_url(cast(str, source))
             self.is_async = is_async(self._url)
+        if extension:
+            from paintkit.sqlalchemy.flask import this_app
+
+            self.init_app(this_app())
         managers.add(self)
 
     # The engine and its pool.
@@ -470,6 +486,11 @@ class DatabaseConnectionManager:
         _arguments.count("workers", workers)
         _arguments.count("replicas", replicas)
         return findings(self.engine, connect, self.get_connection_stats(), workers, replicas)
+
+
+def _is_flask_extension(source: object) -> bool:
+    homes = {one.__module__.partition(".")[0] for one in type(source).__mro__}
+    return not homes.isdisjoint({"flask_sqlalchemy", "flask_sqlalchemy_lite"})
 
 
 def _is_flask(source: object) -> bool:
