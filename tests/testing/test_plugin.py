@@ -53,6 +53,24 @@ def test_works_beside_coroutines(run):
     ).assert_outcomes(passed=1)
 
 
+def test_query_guard_fixture_counts_statements(run):
+    """A test fails if its block runs more statements than it should, and passes if not."""
+    run(
+        """
+        import pytest
+        import sqlalchemy
+
+        @pytest.mark.parametrize("statements", [1, 2])
+        def test_queries(paintkit_query_guard, statements):
+            engine = sqlalchemy.create_engine("sqlite://")
+            with paintkit_query_guard(max_queries=1), engine.connect() as connection:
+                for _ in range(statements):
+                    connection.execute(sqlalchemy.text("SELECT 1"))
+            engine.dispose()
+        """
+    ).assert_outcomes(passed=1, failed=1)
+
+
 def test_costs_nothing_until_used():
     """Loading the plugin loads neither the clock nor Hypothesis nor any primitive."""
     script = (

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from paintkit.sqlalchemy import query_guard
     from paintkit.testing.clock import FakeClock
 
-__all__ = ["paintkit_clock"]
+__all__ = ["paintkit_clock", "paintkit_query_guard"]
 
 
 @pytest.fixture
@@ -20,3 +21,11 @@ def paintkit_clock() -> Iterator[FakeClock]:
 
     with FakeClock() as clock:
         yield clock
+
+
+@pytest.fixture
+def paintkit_query_guard() -> type[query_guard]:
+    """A limit on statements: `with paintkit_query_guard(max_queries=3):`, see `paintkit.sqlalchemy.query_guard`."""
+    from paintkit.sqlalchemy import query_guard
+
+    return query_guard
