@@ -5,11 +5,12 @@ import contextlib
 import functools
 import gc
 import inspect
+import itertools
 import threading
 import traceback
 import weakref
 from abc import ABCMeta
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -902,6 +903,104 @@ class TestProtection:
                 name for name in names if "paintkit" in name and "testing" not in name and "tests" not in name
             ]
             assert 1 <= len(ours) <= most
+
+
+class TestGenerators:
+    """One generator is one call, and its verdict comes at the end."""
+
+    @staticmethod
+    def read(
+        colour: Colour, breaker: CircuitBreaker, script: Callable[[], object], *, most: int = 9
+    ) -> list[object]:
+        """Read a protected generator of scripted items, up to so many, and close it."""
+        found: list[object] = []
+
+        @breaker
+        def generate() -> Iterator[object]:
+            while True:
+                yield script()
+
+        @breaker
+        async def agenerate() -> AsyncIterator[object]:
+            while True:
+                yield script()
+
+        async def collect() -> None:
+            async with contextlib.aclosing(agenerate()) as reader:
+                async for item in reader:
+                    found.append(item)
+                    if len(found) == most:
+                        break
+
+        if colour is Colour.ASYNCIO:
+            colour.call(collect)
+            return found
+        with contextlib.closing(generate()) as reader:
+            found.extend(itertools.islice(reader, most))
+        return found
+
+    def test_a_failure_at_the_end_counts(self, colour):
+        """After however many items."""
+        breaker = made(failure_threshold=1)
+
+        with pytest.raises(OSError):
+            self.read(colour, breaker, scripted(1, 2, 3, OSError))
+
+        assert OPEN is breaker.state
+
+    def test_reaching_the_end_is_a_success(self, colour):
+        """It ends the streak."""
+        breaker = made(failure_threshold=2)
+
+        @breaker
+        def generate() -> Iterator[int]:
+            yield 1
+
+        @breaker
+        async def agenerate() -> AsyncIterator[int]:
+            yield 1
+
+        async def collect() -> list[int]:
+            return [item async for item in agenerate()]
+
+        fail(breaker)
+        assert [1] == (list(generate()) if colour is Colour.BLOCKING else colour.call(collect))
+        fail(breaker)
+
+        assert CLOSED is breaker.state
+
+    def test_an_early_close_says_nothing(self, colour, clock):
+        """The reader had enough: neither failure nor success."""
+        breaker = probing(clock, probes=1)
+
+        assert [1, 2] == self.read(colour, breaker, scripted(1, 2, 3), most=2)
+
+        assert HALF_OPEN is breaker.state
+        assert admits(breaker)
+
+    def test_an_open_circuit_refuses_the_first_item(self, colour):
+        """Nothing of the generator runs."""
+        with pytest.raises(CircuitOpenError):
+            self.read(colour, tripped(), script := scripted())
+
+        assert 0 == script.count
+
+    def test_a_generator_under_way_is_a_probe_under_way(self, clock):
+        """As long as it is read, and not before."""
+        breaker = probing(clock, probes=1)
+
+        @breaker
+        def generate() -> Iterator[int]:
+            yield 1
+            yield 2
+
+        reader = generate()
+        assert admits(breaker)
+        next(reader)
+        assert not admits(breaker)
+        list(reader)
+
+        assert CLOSED is breaker.state
 
 
 class TestArguments:
