@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+import paintkit.clock
 from paintkit import CacheManager, EventBus
 from paintkit.testing import FakeClock
 from tests.colours import Colour
@@ -236,6 +237,7 @@ def test_the_wall_clock_has_no_say(
     colour: Colour, cache: CacheManager, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
     """Row 18: setting the computer's clock makes nothing expire, and nothing live longer."""
+    assert paintkit.clock.now is time.monotonic
     counting, set_to = Counting(), time.time() + jump
     load = cache.cache_result(timeout=300)(colour.function(counting.of))
     with FakeClock() as clock:

@@ -1,0 +1,72 @@
+"""The reference pages say what the code says."""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paintkit import CacheManager, circuit_breaker, retry
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+#: The tables of options, in the order in which they stand: page, and what has these options.
+TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
+    ("retry.md", [retry]),
+    ("circuit-breaker.md", [circuit_breaker]),
+    ("cache.md", [CacheManager, CacheManager.cache_result]),
+    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work]),
+]
+
+
+def tables(page: str) -> list[dict[str, str]]:
+    """Return the tables of options of a page: what each says of the default, by option."""
+    parts = page.split("| option | default | meaning |\n|---|---|---|\n")[1:]
+    rows = [part.partition("\n\n")[0] for part in parts]
+    return [dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", one, re.MULTILINE)) for one in rows]
+
+
+def contradictions(said: dict[str, str], told: Callable[..., Any]) -> list[str]:
+    """Return where a table and a signature differ; a default in words is believed."""
+    options = {
+        name: parameter for name, parameter in inspect.signature(told).parameters.items() if name != "self"
+    }
+    wrong = [f"{name} is missing" for name in options.keys() - said.keys()]
+    wrong += [f"{name} does not exist" for name in said.keys() - options.keys()]
+    for name in options.keys() & said.keys():
+        literal = re.fullmatch(r"`([^`(]+)`", said[name])
+        if literal and eval(literal[1]) != options[name].default:
+            wrong.append(f"{name} is {options[name].default!r}, not {literal[1]}")
+    return wrong
+
+
+@pytest.mark.parametrize(("page", "told"), TABLES, ids=[page for page, _ in TABLES])
+def test_the_tables_of_defaults_are_true(page: str, told: list[Callable[..., Any]]) -> None:
+    """Each table has the options of the signature, all of them, with its defaults."""
+    found = tables((DOCS / page).read_text(encoding="utf-8"))
+
+    assert len(told) == len(found)
+    assert [] == [
+        f"{page}: {told.__qualname__}: {wrong}"
+        for said, told in zip(found, told, strict=True)
+        for wrong in contradictions(said, told)
+    ]
+
+
+def test_a_false_table_is_found() -> None:
+    """The check sees a wrong default, an option that is missing and one that does not exist."""
+
+    def policy(*, attempts: int = 3, name: str | None = None) -> None: ...
+
+    page = (
+        "| option | default | meaning |\n|---|---|---|\n| `attempts` | `4` | … |\n| `retries` | `1` | … |\n"
+    )
+
+    assert [
+        "name is missing",
+        "retries does not exist",
+        "attempts is 3, not 4",
+    ] == contradictions(tables(page)[0], policy)
