@@ -25,7 +25,7 @@ def paintkit_clock() -> Iterator[FakeClock]:
 
 @pytest.fixture
 def paintkit_query_guard() -> type[query_guard]:
-    """A limit on statements: `with paintkit_query_guard(max_queries=3):`, see `paintkit.sqlalchemy.query_guard`."""
+    """What limits the statements of a block: `paintkit.sqlalchemy.query_guard`."""
     from paintkit.sqlalchemy import query_guard
 
     return query_guard
