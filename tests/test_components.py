@@ -248,6 +248,40 @@ def test_threads_that_need_each_others_parts_without_a_circle_wait():
         assert [("left", "shared"), "shared"] == [future.result() for future in asked]
 
 
+def test_a_thread_that_has_not_woken_up_yet_closes_no_circle(monkeypatch):
+    """Whoever was told that its wait is over, but sleeps on, no longer waits for anybody."""
+    components, wait, resting = ComponentManager(), clock.wait, threading.Event()
+    both, go_on = threading.Barrier(2), threading.Event()
+
+    def slow_to_wake(condition, timeout):
+        woken = wait(condition, timeout)
+        if threading.current_thread().name == "slow":
+            condition.release()
+            resting.set()
+            go_on.wait()
+            condition.acquire()
+        return woken
+
+    def base():
+        both.wait()
+        waiting(components, 1)
+        return "base"
+
+    monkeypatch.setattr(clock, "wait", slow_to_wake)
+    components.register("base", base)
+    components.register("middle", lambda: (both.wait(), components.get("base"))[1] and "middle")
+    components.register("top", lambda: components.get("middle") and "top")
+    slow = threading.Thread(target=components.get, args=("middle",), name="slow", daemon=True)
+    slow.start()
+    components.get("base")
+    resting.wait()
+    waker = threading.Thread(target=lambda: (waiting(components, 2), go_on.set()), daemon=True)
+    waker.start()
+    assert "top" == components.get("top")
+    for thread in (slow, waker):
+        thread.join()
+
+
 def test_whoever_waits_stops_at_the_own_deadline():
     """A slow build holds nobody beyond the ambient deadline, and goes on."""
     with FakeClock() as fake:

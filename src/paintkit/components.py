@@ -67,10 +67,8 @@ class _Build:
         try:
             return outcome.unwrap()
         finally:
-            del (
-                self,
-                outcome,
-            )  # an error's traceback must not lead back to the error: only the collector could free it
+            # An error's traceback must not lead back to the error: only the collector could free the two.
+            del self, outcome
 
     def names_inwards_to(self, innermost: _Build) -> list[str]:
         """The names from this build to the `innermost` one of the same thread."""
