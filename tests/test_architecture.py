@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import re
 import shutil
 import subprocess
 import sys
@@ -198,3 +199,15 @@ def test_the_exported_names_are_pinned():
     pinned = (ROOT / "tests" / "public_api.txt").read_text().split()
 
     assert pinned == paintkit.__all__
+
+
+@pytest.mark.parametrize("lock", ["dev.txt", "studio.txt"])
+def test_no_rival_is_depended_on(lock: str):
+    """What the benchmarks measure beside us is installed by the benchmarks alone, and the lock has hashes throughout."""
+    rivals = re.findall(r"(?m)^([\w-]+)==", (ROOT / "tests/benchmarks/requirements.txt").read_text())
+    lines = (ROOT / "requirements" / lock).read_text().splitlines()
+    locked = {line.partition("==")[0] for line in lines if re.match(r"[\w-]+==", line)}
+
+    assert "tenacity" in rivals
+    assert set() == locked & set(rivals)
+    assert [] == [line for line in lines if not re.match(r"#|[\w-]+==[^@]+ \\$|    (#|--hash=sha256:)", line)]
