@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,15 @@ def test_a_false_table_is_found() -> None:
         "retries does not exist",
         "attempts is 3, not 4",
     ] == contradictions(tables(page)[0], policy)
+
+
+def test_the_picture_of_the_layers_is_the_contract() -> None:
+    """The architecture page shows the layers that import-linter enforces, in their order."""
+    root = DOCS.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    contract = next(one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+
+    drawn = re.findall(r'^    l\d+\["(.+?)<br>', page, re.MULTILINE)
+
+    assert [layer.replace("(", "").replace(")", "") for layer in contract["layers"]] == drawn
