@@ -54,7 +54,10 @@ class Visitor:
         return self.client.post(path, data={"csrf_token": token, **values}, **options)
 
     def token(self, path: str = "/login") -> str:
-        found = re.search(r'name="csrf_token" (?:type="hidden" )?value="([^"]+)"', self.get(path).text)
+        return self.token_from(self.get(path))
+
+    def token_from(self, page: TestResponse) -> str:
+        found = re.search(r'name="csrf_token" (?:type="hidden" )?value="([^"]+)"', page.text)
         assert found, "the page holds no token"
         return found[1]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
-from studio.catalogue.generator import generate
 from werkzeug.serving import make_server
 
+from studio.catalogue.generator import generate
 from tests.studio.house import NAME, PASSWORD, House
 
 
@@ -39,9 +39,13 @@ def url(house: House) -> Iterator[str]:
 def opened(browser: Browser, url: str, **options) -> tuple[Page, list[str]]:
     """A page, and what the browser complains about from now on."""
     page, complaints = browser.new_page(base_url=url, **options), []
-    page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
+    page.on(
+        "console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("requestfailed", lambda failed: complaints.append(failed.url) if not left_behind(failed) else None)
+    page.on(
+        "requestfailed", lambda failed: complaints.append(failed.url) if not left_behind(failed) else None
+    )
     return page, complaints
 
 
@@ -96,7 +100,10 @@ def test_pictures_do_not_move_the_page(browser, url):
     page.wait_for_load_state("networkidle")
     assert page.evaluate("window.shift") < 0.02
     card = page.locator(".paint img").first
-    assert page.evaluate("i => getComputedStyle(i).backgroundColor", card.element_handle()) != "rgb(136, 136, 136)"
+    assert (
+        page.evaluate("i => getComputedStyle(i).backgroundColor", card.element_handle())
+        != "rgb(136, 136, 136)"
+    )
     assert 640 == page.evaluate("i => i.naturalWidth", card.element_handle())
 
 

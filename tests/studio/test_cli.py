@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from studio.catalogue.generator import generate
 from studio.cli import main
 
@@ -37,10 +38,16 @@ def one_line(capsys) -> str:
     ("settings", "complaint"),
     [
         ({}, "studio: DATABASE_URL is not set"),
-        ({"DATABASE_URL": "postgres://me:hidden@127.0.0.1:1/x", "SECRET_KEY": SECRET}, "the database does not answer at"),
+        (
+            {"DATABASE_URL": "postgres://me:hidden@127.0.0.1:1/x", "SECRET_KEY": SECRET},
+            "the database does not answer at",
+        ),
         ({"DATABASE_URL": "postgres://me@127.0.0.1/x"}, "studio: SECRET_KEY is not set"),
         ({"DATABASE_URL": "nonsense", "SECRET_KEY": SECRET}, "studio: DATABASE_URL is no database URL"),
-        ({"STUDIO_ENV": "development", "DATABASE_URL": "sqlite:////nowhere/x"}, "the database does not answer at"),
+        (
+            {"STUDIO_ENV": "development", "DATABASE_URL": "sqlite:////nowhere/x"},
+            "the database does not answer at",
+        ),
         ({"STUDIO_ENV": "development", "STUDIO_DATA": "/dev/null/x"}, "studio: STUDIO_DATA cannot be used"),
         ({"STUDIO_ENV": "development", "PORT": "x"}, "studio: the port must be a number"),
         ({"STUDIO_ENV": "other"}, "studio: STUDIO_ENV must be one of"),
@@ -62,7 +69,10 @@ def test_a_taken_port_is_one_line(monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert 1 == main(["serve", "--port", str(port)])
-    assert f"studio: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with PORT=" == one_line(capsys)
+    assert (
+        f"studio: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with PORT="
+        == one_line(capsys)
+    )
 
 
 def test_production_does_not_migrate_by_itself(monkeypatch, capsys, tmp_path):
@@ -110,7 +120,11 @@ def served(tmp_path, **environment):
     """A studio in a process of its own; yields it and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'src'}", "STUDIO_DATA": str(tmp_path)}
+    settings = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'src'}",
+        "STUDIO_DATA": str(tmp_path),
+    }
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "studio", "serve", "--port", str(port)],
@@ -143,10 +157,18 @@ def test_a_first_start_serves_a_catalogue(tmp_path):
         status, html = fetched(f"{url}/paints")
         assert (200, True) == (status, "3\u202f000 paints" in html)
         assert 200 == fetched(f"{url}/health/ready")[0]
+        with urllib.request.urlopen(f"{url}/swatches/1.webp", timeout=30) as answer:
+            assert 200 == answer.status
+        left_over = tmp_path / "swatches" / ".interrupted.part"
+        left_over.touch()
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(20)
+    assert not left_over.exists(), "the image store was not closed at exit"
     first = (tmp_path / "out").read_text()
-    assert re.fullmatch(r"first start: log in as admin with the password \S{16} \(shown only now\)\nstudio: http://\S+\n", first)
+    assert re.fullmatch(
+        r"first start: log in as admin with the password \S{16} \(shown only now\)\nstudio: http://\S+\n",
+        first,
+    )
     with served(tmp_path) as (process, url):
         fetched(f"{url}/health/live")
         process.send_signal(signal.SIGINT)

@@ -20,7 +20,8 @@ VERSION = 1
 _SHINE = {"gloss": 150, "varnish": 170, "metallic": 130, "satin": 80, "ink": 70, "wash": 45, "contrast": 60}
 _GRAIN = {"metallic": 46, "texture": 60, "primer": 18, "matte": 10}
 _SHEER = {"wash": 150, "ink": 175, "contrast": 215, "varnish": 120}
-_LOBES = 9
+_LOBES, _STEPS = 9, 240
+_FINE = 3
 
 
 def draw(colour: str, finish: str) -> bytes:
@@ -52,24 +53,24 @@ def _shade(colour: str, by: float) -> str:
 
 
 def _blot(rng: random.Random) -> Image.Image:
-    """Return the mask of a blot: a wavy disc with a drop or two beside it."""
-    width, height = SIZE
-    mask = Image.new("L", SIZE)
+    """Return the mask of a blot: a wavy disc with a drop or two beside it, drawn large for a smooth edge."""
+    width, height = (_FINE * side for side in SIZE)
+    mask = Image.new("L", (width, height))
     pen = ImageDraw.Draw(mask)
     waves = [(rng.uniform(0.015, 0.085), k, rng.uniform(0, math.tau)) for k in range(2, _LOBES)]
     outline = []
-    for step in range(240):
-        angle = math.tau * step / 240
+    for step in range(_STEPS):
+        angle = math.tau * step / _STEPS
         radius = 1 + sum(size / (k / 2) * math.sin(k * angle + phase) for size, k, phase in waves)
         x = width / 2 + 0.35 * width * radius * math.cos(angle)
         outline.append((x, height / 2 + 0.36 * height * radius * math.sin(angle)))
     pen.polygon(outline, fill=255)
     for _ in range(rng.randint(2, 4)):
-        angle, size = rng.uniform(0, math.tau), rng.uniform(7, 19)
+        angle, size = rng.uniform(0, math.tau), _FINE * rng.uniform(7, 19)
         x = width / 2 + 0.45 * width * math.cos(angle)
         y = height / 2 + 0.44 * height * math.sin(angle)
         pen.ellipse((x - size, y - size, x + size, y + size), fill=255)
-    return mask.filter(ImageFilter.GaussianBlur(1.6))
+    return mask.reduce(_FINE)
 
 
 def _pigment(rng: random.Random, colour: str, finish: str) -> Image.Image:

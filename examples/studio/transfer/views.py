@@ -25,6 +25,8 @@ __all__ = ["blueprint"]
 
 blueprint = Blueprint("transfer", __name__)
 
+_PROBLEMS_SHOWN = 1000
+
 
 @blueprint.get("/import")
 def form() -> str:
@@ -83,6 +85,7 @@ def _page(report: Report | None, *, ticket: str = "", problem: str = "") -> str:
         ticket=ticket,
         problem=problem,
         columns=COLUMNS,
+        shown=_PROBLEMS_SHOWN,
         megabytes=config.max_upload_bytes // 1024**2,
         max_rows=config.max_upload_rows,
     )

@@ -5,6 +5,7 @@ from flask import Flask
 
 from paintkit.testing import FakeClock
 from studio.catalogue.generator import generate
+from studio.config import ProductionConfig
 from tests.studio.house import NAME, PASSWORD, paint
 
 
@@ -36,6 +37,22 @@ def test_guessing_is_slowed_down(house):
         assert (429, "300") == (answer.status_code, answer.headers["Retry-After"])
         clock.advance(301)
         assert 303 == visitor.send("/login", {"name": NAME, "password": PASSWORD}).status_code
+
+
+def test_the_session_cookie_is_guarded(config, password_hash, open_house):
+    """In production it goes over TLS alone, to this host alone, and no script reads it."""
+    house = open_house()
+    house.app.config.update(ProductionConfig(**vars(config) | {"development": False}).as_flask())
+    visitor = house.visitor()
+    token = visitor.token_from(visitor.get("/login", base_url="https://localhost"))
+    values = {"csrf_token": token, "name": NAME, "password": PASSWORD}
+    headers = {"Referer": "https://localhost/login"}
+    answer = visitor.client.post("/login", data=values, base_url="https://localhost", headers=headers)
+    (cookie,) = answer.headers.getlist("Set-Cookie")
+    assert cookie.startswith("__Host-studio=")
+    assert {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"} <= set(cookie.split("; "))
+    assert "Domain" not in cookie
+    assert "max-age" in answer.headers["Strict-Transport-Security"]
 
 
 def test_a_login_starts_a_new_session(house):
