@@ -25,7 +25,8 @@ class Machine:
     """The machine as a cache of names, told by one operation at a time."""
 
     def __init__(self, capacity):
-        self.policy: S3FIFO[Key] = S3FIFO(capacity)
+        self.capacity = capacity
+        self.policy: S3FIFO[Key] = S3FIFO()
         self.nodes: dict[object, Key] = {}
 
     def get(self, name):
@@ -34,10 +35,12 @@ class Machine:
         if node is not None:
             node.hits += 1
             return True, []
+        left = []
+        while len(self.policy) >= self.capacity:
+            left.append(self.policy.evict().name)
+            del self.nodes[left[-1]]
         self.nodes[name] = node = Key(name)
-        left = [leaving.name for leaving in self.policy.admit(node)]
-        for one in left:
-            del self.nodes[one]
+        self.policy.admit(node)
         return False, left
 
     def remove(self, name):
@@ -137,6 +140,12 @@ def test_it_never_holds_more_than_its_capacity(capacity, steps):
         getattr(machine, operation)(name)
         assert len(machine.policy) <= capacity
         assert len(machine.policy._ghosts) <= capacity
+
+
+def test_nothing_cannot_be_evicted():
+    """Eviction from an empty policy is an error of who drives it."""
+    with pytest.raises(LookupError):
+        S3FIFO().evict()
 
 
 def test_removed_nodes_do_not_pile_up():

@@ -299,7 +299,8 @@ class Loader:
     ) -> Any:
         call.labels = self._labels(later, label)
         call.timeout = self.options.timeout
-        self.store.mourn(call.identities)
+        if call.identities:
+            self.store.mourn(call.identities)
         unit = ambient.unit_of_work.get()
         if unit is not None:
             return await self._load_inside(unit, call, later, runtime)

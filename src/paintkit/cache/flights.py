@@ -70,7 +70,7 @@ class Flight:
         self.started = clock.now()
         #: How it ended; `None` as long as it is under way.
         self.landing: Landing | None = None
-        self._parent = next(_lineage(), None)
+        self._parent = _innermost()
         self._handovers: list[Handover] = []
         self._waits_for: list[Flight] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,9 +149,17 @@ class Flight:
         return False
 
 
+def _innermost() -> Flight | None:
+    """Return the innermost flight under way whose load we are in."""
+    flight = _loading.get()
+    while flight is not None and flight.landing is not None:
+        flight = flight._parent
+    return flight
+
+
 def _lineage() -> Iterator[Flight]:
     """Iterate over the flights under way whose loads we are in, the innermost first."""
-    flight = _loading.get()
+    flight = _innermost()
     while flight is not None:
         if flight.landing is None:
             yield flight

@@ -141,10 +141,13 @@ class MemoryLevel:
     """
 
     def __init__(self, maxsize: int) -> None:
-        self._policy: S3FIFO[Entry] = S3FIFO(maxsize)
+        #: How many entries it holds at most.
+        self.maxsize = maxsize
+        self._policy: S3FIFO[Entry] = S3FIFO()
         # Entries of one time to live are due in the order in which they came. Those that left early are skipped.
         self._queues: dict[float, deque[Entry]] = {}
         self._queued = 0
+        self._soonest = math.inf  # nothing is due before
         self._by_label: dict[str, set[Entry]] = {}
         self._by_identity: dict[Identity, set[Entry]] = {}
         # What the values that left hold on to may run code when it is freed, which must not happen under the lock.
@@ -158,21 +161,19 @@ class MemoryLevel:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._policy)
 
-    @property
-    def maxsize(self) -> int:
-        """How many entries it holds at most."""
-        return self._policy.capacity
-
     def add(self, entry: Entry, now: float) -> list[Entry]:
         """Take in an entry in place of the one with its key, and return those that were evicted for it."""
         self.sweep(now)
         former = entry.table.get(entry.key)
         if former is not None:
             self.remove(former)
-        evicted = self._policy.admit(entry)
-        for one in evicted:
-            self._unlink(one)
+        evicted = []
+        while len(self._policy) >= self.maxsize:
+            leaving = self._policy.evict()
+            self._unlink(leaving)
+            evicted.append(leaving)
         self.evictions += len(evicted)
+        self._policy.admit(entry)
         self._link(entry)
         return evicted
 
@@ -184,6 +185,8 @@ class MemoryLevel:
 
     def sweep(self, now: float) -> None:
         """Let go of what is past its time."""
+        if now < self._soonest:
+            return
         for timeout, queue in list(self._queues.items()):
             while queue and (queue[0].queue is None or queue[0].due <= now):
                 entry = queue.popleft()
@@ -193,6 +196,7 @@ class MemoryLevel:
                     self.expirations += 1
             if not queue:
                 del self._queues[timeout]
+        self._soonest = min((queue[0].due for queue in self._queues.values()), default=math.inf)
 
     def take_waste(self) -> list[Any]:
         """Return the values that left since the last time, for the caller to let go outside the lock."""
@@ -219,7 +223,11 @@ class MemoryLevel:
         for identity in entry.identities:
             self._by_identity.setdefault(identity, set()).add(entry)
         if entry.timeout is not None:
-            self._queues.setdefault(entry.timeout, deque()).append(entry)
+            queue = self._queues.get(entry.timeout)
+            if queue is None:
+                queue = self._queues[entry.timeout] = deque()
+                self._soonest = min(self._soonest, entry.due)
+            queue.append(entry)
             self._queued += 1
         entry.table.entries[entry.key] = entry  # last: from here on it is served
 

@@ -117,7 +117,8 @@ class Store:
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
-        self._afterwards(evicted)
+        if evicted or self._graveyard:
+            self._afterwards(evicted)
 
     def keep(self, call: Call, value: Any, since: int) -> None:
         """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""

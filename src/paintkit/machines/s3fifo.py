@@ -2,7 +2,7 @@
 
 After Yang, Zhang, Qiu, Yue and Rashmi, "FIFO Queues are All You Need for Cache Eviction" (SOSP 2023). Newcomers wait in
 a small queue. Whoever is used twice there moves to the main queue, all others leave and are remembered for a while as
-*ghosts*; who comes back while remembered enters the main queue at once. The main queue gives one more round to all that
+*ghosts* (as many as there are nodes); who comes back while remembered enters the main queue at once. The main queue gives one more round to all that
 were used since their last one. A use is only counted: nothing is reordered, so that readers need no lock.
 """
 
@@ -20,6 +20,8 @@ _MOST_USES = 3
 _PROMOTION = 2
 #: The small queue holds one in so many nodes.
 _SMALL_PART = 10
+
+_NEWCOMER = object()
 
 
 class Node:
@@ -89,57 +91,53 @@ N = TypeVar("N", bound=Node)
 
 
 class S3FIFO(Generic[N]):
-    """The policy over nodes of one kind.
+    """The policy over nodes of one kind. How many there may be is up to who drives it."""
 
-    Args:
-        capacity: How many nodes it holds at most (>= 1).
-    """
+    __slots__ = ("_count", "_ghosts", "_main", "_small")
 
-    __slots__ = ("_ghosts", "_main", "_small", "_small_capacity", "capacity")
-
-    def __init__(self, capacity: int) -> None:
-        #: How many nodes it holds at most.
-        self.capacity = capacity
-        self._small_capacity = max(1, capacity // _SMALL_PART)
+    def __init__(self) -> None:
         self._small = Queue()
         self._main = Queue()
+        self._count = 0
         self._ghosts: OrderedDict[Hashable, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._main)
+        return self._count
 
     def __iter__(self) -> Iterator[N]:
         """Iterate over all nodes that are in."""
         yield from self._small  # type: ignore[misc]  # only `admit` fills the queues, with nodes of our kind
         yield from self._main  # type: ignore[misc]
 
-    def admit(self, node: N) -> list[N]:
-        """Take in a node that was never in before, and return those that have to leave for it."""
-        leaving = []
-        while len(self) >= self.capacity:
-            left = self._step()
-            if left is not None:
-                leaving.append(left)
-        fingerprint = node.fingerprint()
-        if fingerprint in self._ghosts:
-            del self._ghosts[fingerprint]
-            self._main.push(node)
-        else:
-            self._small.push(node)
-        return leaving
+    def admit(self, node: N) -> None:
+        """Take in a node that was never in before."""
+        returning = bool(self._ghosts) and self._ghosts.pop(node.fingerprint(), _NEWCOMER) is None
+        (self._main if returning else self._small).push(node)
+        self._count += 1
 
     def remove(self, node: N) -> None:
         """Let a node go that somebody else has no more use for; a node that is not in is left alone."""
         if node.queue is not None:
             node.queue.remove(node)
+            self._count -= 1
 
-    def _step(self) -> N | None:
-        """Judge the head of one queue; return it if it leaves."""
-        if len(self._small) >= self._small_capacity or not len(self._main):
-            return self._judge_newcomer()
-        return self._judge_resident()
+    def evict(self) -> N:
+        """Let the node go that is the least likely to be used again, and return it.
+
+        Raises:
+            LookupError: Nothing is in.
+        """
+        if not self._count:
+            raise LookupError("nothing is in")
+        while True:
+            crowded = len(self._small) >= max(1, self._count // _SMALL_PART)
+            node = self._judge_newcomer() if crowded or not len(self._main) else self._judge_resident()
+            if node is not None:
+                self._count -= 1
+                return node
 
     def _judge_newcomer(self) -> N | None:
+        """Judge the head of the small queue; return it if it leaves."""
         node: N = self._small.pop()  # type: ignore[assignment]  # only `admit` fills the queues
         if node.uses >= _PROMOTION:
             node.spend(node.uses)
@@ -149,6 +147,7 @@ class S3FIFO(Generic[N]):
         return node
 
     def _judge_resident(self) -> N | None:
+        """Judge the head of the main queue; return it if it leaves."""
         node: N = self._main.pop()  # type: ignore[assignment]  # only `admit` fills the queues
         if node.uses:
             node.spend(1)
@@ -158,5 +157,5 @@ class S3FIFO(Generic[N]):
 
     def _remember(self, fingerprint: Hashable) -> None:
         self._ghosts[fingerprint] = None
-        if len(self._ghosts) > self.capacity:
+        while len(self._ghosts) > self._count:
             self._ghosts.popitem(last=False)
