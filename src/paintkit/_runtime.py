@@ -13,7 +13,7 @@ from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from paintkit import clock
 
-__all__ = ["ASYNCIO", "BLOCKING", "Failure", "Handover", "Outcome", "Runtime", "Success", "drive"]
+__all__ = ["ASYNCIO", "BLOCKING", "Failure", "Handover", "Outcome", "Runtime", "Success", "drive", "settle"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -166,6 +166,11 @@ class _Asyncio:
 
 BLOCKING: Runtime = _Blocking()
 ASYNCIO: Runtime = _Asyncio()
+
+
+async def settle(value: Awaitable[T] | T) -> T:
+    """Return what a twin of either colour gave: the value, or what its awaitable comes to."""
+    return await value if isinstance(value, Awaitable) else value
 
 
 def drive(choreography: Coroutine[Any, Any, T]) -> T:

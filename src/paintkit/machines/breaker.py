@@ -319,6 +319,24 @@ class Breaker:
         if permit.lease is not None:
             del self._leases[permit.lease]
 
+    @property
+    def open_until(self) -> float:
+        """The instant at which the open time is, or was, over."""
+        return self._open_until
+
+    def follow(self, state: CircuitState, seconds: float, now: float) -> Transition | None:
+        """Do as the same breaker elsewhere has done: open for so many seconds, or close.
+
+        What an operator has forced stays, and whoever is open already knows better for how long.
+        """
+        if state is CircuitState.OPEN and self.state in {CircuitState.CLOSED, CircuitState.HALF_OPEN}:
+            transition = self.enter(CircuitState.OPEN, now)
+            self._open_until = now + seconds
+            return transition
+        if state is CircuitState.CLOSED and self.state in {CircuitState.OPEN, CircuitState.HALF_OPEN}:
+            return self.enter(CircuitState.CLOSED, now)
+        return None
+
     def enter(self, state: CircuitState, now: float) -> Transition:
         """Go to a state, whatever the present one is."""
         transition = Transition(self.state, state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
@@ -27,7 +27,7 @@ from paintkit.machines.window import Counts, CountWindow, TimeWindow, Window
 if TYPE_CHECKING:
     from paintkit.typing import ErrorMatch, Predicate, Seconds
 
-__all__ = ["CircuitBreaker", "CircuitMetrics", "Guard", "circuit_breaker"]
+__all__ = ["CircuitBreaker", "CircuitMetrics", "Guard", "SharedCircuits", "circuit_breaker"]
 
 # The happy path: one flag test and one outcome note, without a lock.
 _BODY = """\
@@ -83,6 +83,21 @@ def _body(probe: str, call: str, *, note: str, timed: bool, judged: bool) -> str
     )
 
 
+_UNNAMED = "circuit_breaker"
+
+
+class SharedCircuits(Protocol):
+    """Where circuit breakers of one name in several processes tell each other what they have found out."""
+
+    def join(self, name: str, adopt: Callable[[CircuitState, float], object], /) -> None:
+        """Call `adopt` with a state, and for how many seconds if it is OPEN, when another process tells it."""
+        ...
+
+    def announce(self, name: str, state: CircuitState, seconds: float, /) -> None:
+        """Tell the others; returns at once."""
+        ...
+
+
 class CircuitMetrics(NamedTuple):
     """What a breaker knows about itself at one moment.
 
@@ -112,12 +127,22 @@ class CircuitMetrics(NamedTuple):
 class CircuitBreaker(Policy):
     """A circuit breaker; made by `circuit_breaker`."""
 
-    def __init__(self, name: str, rules: _Rules, machine: Breaker, judge: _Judge, *, shadow: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        rules: _Rules,
+        machine: Breaker,
+        judge: _Judge,
+        *,
+        shadow: bool,
+        shared: SharedCircuits | None,
+    ) -> None:
         self.name = name
         self._rules = rules
         self._machine = machine
         self._judge = judge
         self._shadow = shadow
+        self._shared = shared
         self._lock = threading.Lock()  # guards the machine and the totals; never held over user code
         self._failures = self._rejected = self._opened = 0
         timed, judged = judge.slow_after is not None, judge.unwanted is not None
@@ -279,6 +304,7 @@ class CircuitBreaker(Policy):
                 self._note(transition)
         if not current:
             observations.emit("circuit_breaker.stale_result", self.name)
+        self._share(transition)
         self._announce(transition)
 
     # Transitions: made under the lock, announced after it is released.
@@ -289,6 +315,7 @@ class CircuitBreaker(Policy):
         with self._lock:
             transition = self._machine.tick(clock.now())
             self._note(transition)
+        self._share(transition)
         self._announce(transition)
 
     def _enter(self, state: CircuitState) -> None:
@@ -299,6 +326,22 @@ class CircuitBreaker(Policy):
     def _note(self, transition: Transition | None) -> None:
         if transition is not None and transition.after is CircuitState.OPEN:
             self._opened += 1
+
+    def _share(self, transition: Transition | None) -> None:
+        """Leave word for the same breaker in other processes of what this one has found out."""
+        if self._shared is None or transition is None:
+            return
+        state = transition.after
+        if state is CircuitState.OPEN or state is CircuitState.CLOSED:
+            open_time = self._machine.open_until - clock.now() if state is CircuitState.OPEN else 0.0
+            self._shared.announce(self.name, state, max(open_time, 0.0))
+
+    def _adopt(self, state: CircuitState, seconds: float) -> None:
+        """Follow what another process has found out."""
+        with self._lock:
+            transition = self._machine.follow(state, seconds, clock.now())
+            self._note(transition)
+        self._announce(transition)
 
     def _announce(self, transition: Transition | None) -> None:
         if transition is None:
@@ -411,7 +454,7 @@ def _has_gil() -> bool:
 
 
 def circuit_breaker(
-    name: str = "circuit_breaker",
+    name: str = _UNNAMED,
     *,
     failure_threshold: int | None = None,
     failure_rate: float | None = None,
@@ -430,6 +473,7 @@ def circuit_breaker(
     record_result: Callable[[Any], object] | None = None,
     on_state_change: Callable[[CircuitState, CircuitState], object] | None = None,
     shadow: bool = False,
+    shared: SharedCircuits | None = None,
 ) -> CircuitBreaker:
     """Return a policy that stops calls to what keeps failing, and probes it when it may have recovered.
 
@@ -462,6 +506,8 @@ def circuit_breaker(
         record_result: A predicate; a result for which it is true counts as a failure and is returned all the same.
         on_state_change: Called with the state before and after every transition, outside the lock; its failure is logged.
         shadow: Only report what would be refused (observation `circuit_breaker.would_reject`); every call passes.
+        shared: Where breakers of this name in several processes tell each other that they opened or closed:
+            `paintkit.redis.RedisBreakerState`. A call never waits for it.
 
     Returns:
         The policy: a decorator for `def` and `async def`, with `.guard()` for blocks, `.call(fn, ...)`, `.acall(fn, ...)`,
@@ -526,9 +572,19 @@ def circuit_breaker(
         else _arguments.seconds("probe_timeout", probe_timeout),
         random=lambda: backoff.shared_rng().random(),
     )
-    return CircuitBreaker(
-        _arguments.label("name", name), rules, machine, judge, shadow=_arguments.flag("shadow", shadow)
+    breaker = CircuitBreaker(
+        _arguments.label("name", name),
+        rules,
+        machine,
+        judge,
+        shadow=_arguments.flag("shadow", shadow),
+        shared=shared,
     )
+    if shared is not None:
+        if name == _UNNAMED:
+            raise ValueError("a circuit breaker with shared= needs a name: the same in every process")
+        shared.join(name, breaker._adopt)
+    return breaker
 
 
 def _rate(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from paintkit import _arguments, ambient, clock, observations
-from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive
+from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive, settle
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Cost, Policy, Templates
+from paintkit._wrap import Cost, Policy, Templates, call_of
 from paintkit.errors import RateLimitedError
 from paintkit.machines.token_bucket import TokenBucket
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from paintkit.typing import Seconds
 
-__all__ = ["RateLimit", "RateLimitMetrics", "rate_limit"]
+__all__ = ["RateLimit", "RateLimitMetrics", "SharedLimits", "Tokens", "rate_limit"]
+
+_UNNAMED = "rate_limit"
 
 # The happy path: one clock read, one token under the lock.
 _BODY = """\
@@ -31,11 +33,50 @@ _BODY = """\
     return $result
 """
 
+# With a limit that replicas share, every call has to ask.
+_SHARED = """\
+    {enter}($later)
+    $result = {call}
+    return $result
+"""
+
 
 def _body(call: str, wait: str, *, keyed: bool, weighed: bool) -> str:
     find = "    $bucket = $bucket_of($key($arguments), $now)\n" if keyed else ""
     find += "    $weight = $weigh($arguments)\n" if weighed else ""
     return _BODY.format(call=call, wait=wait, find=find, weight=", $weight" if weighed else "")
+
+
+class Tokens(NamedTuple):
+    """Some tokens of a bucket that is kept elsewhere.
+
+    Attributes:
+        interval: Seconds in which one token flows in.
+        tolerance: Seconds in which an empty bucket fills up.
+        weight: How many tokens.
+    """
+
+    interval: float
+    tolerance: float
+    weight: float
+
+
+class SharedLimits(Protocol):
+    """Where rate limits of one name in several processes keep their tokens."""
+
+    def take(self, name: str, key: str, tokens: Tokens, patience: float, /) -> tuple[bool, float] | None:
+        """Take tokens: whether they were taken, and the seconds to wait for them; `None` if nobody answers."""
+        ...
+
+    async def atake(
+        self, name: str, key: str, tokens: Tokens, patience: float, /
+    ) -> tuple[bool, float] | None:
+        """Take tokens, without blocking the loop."""
+        ...
+
+    def give_back(self, name: str, key: str, tokens: Tokens, /) -> None:
+        """Return tokens whose call was not made."""
+        ...
 
 
 class RateLimitMetrics(NamedTuple):
@@ -64,6 +105,7 @@ class RateLimit(Policy):
         max_wait: float,
         name: str,
         shadow: bool,
+        shared: SharedLimits | None,
     ) -> None:
         self.name = name
         self._buckets = buckets
@@ -71,13 +113,18 @@ class RateLimit(Policy):
         self._weight = weight
         self._max_wait = max_wait
         self._shadow = shadow
+        self._shared = shared
         self._lock = buckets.lock
         self._rejected = self._waited = 0
         keyed, weighed = key is not None, weight is not None
         self._templates = Templates(
             "rate_limit",
-            blocking=_body("$call", "$wait", keyed=keyed, weighed=weighed),
-            asyncio=_body("await $call", "await $await", keyed=keyed, weighed=weighed),
+            blocking=_SHARED.format(enter="$enter", call="$call")
+            if shared
+            else _body("$call", "$wait", keyed=keyed, weighed=weighed),
+            asyncio=_SHARED.format(enter="await $aenter", call="await $call")
+            if shared
+            else _body("await $call", "await $await", keyed=keyed, weighed=weighed),
             generator=generator_within("if $enter($later):"),
             async_generator=async_generator_within("if await $aenter($later):"),
         )
@@ -113,22 +160,49 @@ class RateLimit(Policy):
         return _arguments.number("weight", weight, above=0.0, most=self._buckets.burst)
 
     def _enter(self, call: functools.partial[Any]) -> bool:
-        """Take the token of a generator, when its first item is asked for."""
+        """Take the token of a call out of line; that of a generator, when its first item is asked for."""
         return drive(self._take(call, BLOCKING))
 
     async def _aenter(self, call: functools.partial[Any]) -> bool:
         return await self._take(call, ASYNCIO)
 
     async def _take(self, call: functools.partial[Any], runtime: Runtime) -> bool:
-        now = clock.now()
-        bucket = self._buckets.only
-        if self._key is not None:
-            bucket = self._buckets.of(self._key(*call.args, **call.keywords), now)
+        call = call_of(call)
+        key = None if self._key is None else self._key(*call.args, **call.keywords)
         weight = self._weigh(*call.args, **call.keywords)
+        if self._shared is not None and await self._take_shared(self._shared, key, weight, runtime):
+            return True
+        now = clock.now()
+        bucket = self._buckets.only if self._key is None else self._buckets.of(key, now)
         with self._lock:
             free = bucket.try_take(now, weight)
         if not free:
             await self._turn(bucket, now, weight, runtime)
+        return True
+
+    async def _take_shared(
+        self, shared: SharedLimits, key: Hashable, weight: float, runtime: Runtime
+    ) -> bool:
+        """Take the tokens of all replicas; False if nobody answers."""
+        left = ambient.remaining()
+        patience = self._max_wait if left is None else min(self._max_wait, left)
+        take = shared.atake if runtime is ASYNCIO else shared.take
+        name, tokens = _shared_name(key), Tokens(self._buckets.interval, self._buckets.tolerance, weight)
+        answer = await settle(take(self.name, name, tokens, patience))
+        if answer is None:
+            return False
+        taken, wait = answer
+        with self._lock:
+            self._rejected += not taken
+            self._waited += taken and wait > 0
+        if not taken:
+            self._refuse(wait)
+        elif wait > 0:
+            try:
+                await runtime.sleep(wait)
+            except BaseException:  # cancelled: whoever comes next may have the tokens
+                shared.give_back(self.name, name, tokens)
+                raise
         return True
 
     def _wait(self, bucket: TokenBucket, now: float, weight: float = 1.0) -> None:
@@ -178,7 +252,8 @@ class _Buckets:
     """
 
     def __init__(self, rate: float, per: float, burst: float, max_keys: int) -> None:
-        self._interval = per / rate
+        #: Seconds per token, and seconds until an empty bucket is full.
+        self.interval, self.tolerance = per / rate, per / rate * burst
         self._rate, self._per, self.burst = rate, per, burst
         self._max_keys = max_keys
         self._by_key: dict[Hashable, TokenBucket] = {}
@@ -207,7 +282,7 @@ class _Buckets:
             del self._by_key[key]
 
     def _new(self) -> TokenBucket:
-        return TokenBucket(self._interval, self.burst)
+        return TokenBucket(self.interval, self.burst)
 
     def __len__(self) -> int:
         return len(self._by_key) or 1
@@ -225,8 +300,9 @@ def rate_limit(
     key: Callable[..., Hashable] | None = None,
     max_keys: int = 10_000,
     weight: Callable[..., float] | None = None,
-    name: str = "rate_limit",
+    name: str = _UNNAMED,
     shadow: bool = False,
+    shared: SharedLimits | None = None,
 ) -> RateLimit:
     """Return a policy that lets calls start at a limited rate (GCRA, a token bucket).
 
@@ -241,6 +317,8 @@ def rate_limit(
         weight: Called with the call's arguments: how many calls this one counts for (> 0, at most `burst`).
         name: The label in errors, observations and statistics.
         shadow: Only report what would be refused (observation `rate_limit.would_reject`); every call passes.
+        shared: Where limits of this name in several processes share their tokens: `paintkit.redis.RedisLimits`. Every call
+            asks there; while nobody answers, each process limits by itself.
 
     Returns:
         The policy: a decorator for `def` and `async def`, with `.call(fn, ...)`, `.acall(fn, ...)` and `.metrics()`.
@@ -263,6 +341,8 @@ def rate_limit(
         max(tokens, 1.0) if burst is None else _arguments.number("burst", burst, least=1.0, most=1e9),
         _arguments.count("max_keys", max_keys),
     )
+    if shared is not None and name == _UNNAMED:
+        raise ValueError("a rate limit with shared= needs a name: the same in every process")
     return RateLimit(
         buckets,
         key=None if key is None else _arguments.callback("key", key),
@@ -270,4 +350,22 @@ def rate_limit(
         max_wait=_arguments.seconds("max_wait", max_wait, zero=True),
         name=_arguments.label("name", name),
         shadow=_arguments.flag("shadow", shadow),
+        shared=shared,
+    )
+
+
+def _shared_name(key: Hashable) -> str:
+    """Return what a key is called in every process.
+
+    Raises:
+        TypeError: Its text is not the same everywhere.
+    """
+    if key is None:
+        return ""
+    if isinstance(key, bytes):
+        return f"bytes:{key.hex()}"
+    if isinstance(key, str | int):
+        return f"{type(key).__name__}:{key}"
+    raise TypeError(
+        f"key= of a shared rate limit must return str, int or bytes, not {key!r} ({type(key).__name__})"
     )

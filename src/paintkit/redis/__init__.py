@@ -1,0 +1,28 @@
+"""What replicas share through Redis or Valkey; needs the extra `paintkit[redis]`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paintkit.redis.breaker_state import RedisBreakerState as RedisBreakerState
+    from paintkit.redis.limits import RedisLimits as RedisLimits
+
+_HOMES = {"RedisBreakerState": "breaker_state", "RedisLimits": "limits"}
+
+__all__ = ["RedisBreakerState", "RedisLimits"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'paintkit.redis' has no attribute {name!r}")
+    value = getattr(import_module(f"paintkit.redis.{home}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

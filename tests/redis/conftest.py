@@ -1,0 +1,98 @@
+"""A Redis server of a test's own, which can be stopped, hung and started again."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests import services
+
+# Seconds; what a healthy server never needs.
+PATIENCE = 10.0
+
+
+class Server:
+    """One redis-server process on a spare port of the loopback, without anything on disk."""
+
+    def __init__(self, program, folder):
+        self._program = program
+        self._folder = folder
+        with socket.socket() as spare:
+            spare.bind(("127.0.0.1", 0))
+            self.port = spare.getsockname()[1]
+        self._process = None
+
+    @property
+    def url(self):
+        """Where clients find it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self):
+        """Start it, empty, and wait until it answers."""
+        command = [
+            self._program,
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
+        self._process = subprocess.Popen(
+            command, cwd=self._folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self.answers)
+
+    def kill(self):
+        """End it without a farewell."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def hang(self):
+        """Let it accept and say nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def wake(self):
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def answers(self):
+        """Whether it answers now."""
+        try:
+            with redis.Redis(port=self.port, socket_timeout=1) as client:
+                return client.ping()
+        except redis.RedisError:
+            return False
+
+
+def until(condition, seconds=PATIENCE):
+    """Wait, really, until something holds; how long it took."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"not within {seconds} s: {condition}")
+        time.sleep(0.01)
+    return time.monotonic() - started
+
+
+@pytest.fixture
+def own_redis(tmp_path) -> Iterator[Server]:
+    """A running server of this test's own."""
+    program = shutil.which("redis-server")
+    if program is None:
+        services.place("redis")  # fails where Redis is required
+        pytest.skip("no program redis-server")
+    server = Server(program, tmp_path)
+    server.start()
+    yield server
+    server.kill()

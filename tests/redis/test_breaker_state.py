@@ -1,0 +1,233 @@
+"""Circuit breakers that open together, and go on by themselves when Redis is away."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import redis
+
+from paintkit import CircuitOpenError, circuit_breaker
+from paintkit.machines.breaker import CircuitState
+from paintkit.redis import RedisBreakerState
+from tests.redis.conftest import until
+
+TOGETHER = 1.0  # seconds, as promised
+UNNOTICED = 0.05  # seconds that Redis may cost a caller
+
+
+@pytest.fixture
+def replicas(own_redis):
+    """Make what stands for one process each: a breaker `supplier` with its own link."""
+    links = []
+
+    def replica(**options):
+        link = RedisBreakerState(own_redis.url)
+        links.append(link)
+        options = {"failure_threshold": 2, "recovery_timeout": 30.0} | options
+        breaker = circuit_breaker("supplier", shared=link, **options)
+        assert link.wait_until_connected(10)
+        return breaker
+
+    yield replica
+    for link in links:
+        link.close()
+
+
+def fail(breaker, times=2):
+    """Let calls fail."""
+    for _ in range(times):
+        with pytest.raises(ConnectionError):
+            breaker.call(refuse)
+
+
+def refuse():
+    """Do what a dead dependency does."""
+    raise ConnectionError
+
+
+def test_they_open_together(replicas):
+    """One learns that the dependency is down, and all know within a second, for as long."""
+    first, second = replicas(), replicas()
+
+    fail(first)
+
+    assert until(lambda: second.state is CircuitState.OPEN) < TOGETHER
+    with pytest.raises(CircuitOpenError) as caught:
+        second.call(refuse)
+    assert 28.0 < caught.value.retry_after <= 30.0
+
+
+def test_they_close_together(replicas):
+    """The probes of one tell the others, too."""
+    first, second = replicas(recovery_timeout=0.3, probes=1), replicas(recovery_timeout=60.0)
+    fail(second)
+    until(lambda: first.state is CircuitState.OPEN)
+    first.reset()
+    fail(first)
+    until(lambda: first.state is CircuitState.HALF_OPEN)
+
+    assert "up" == first.call(lambda: "up")
+
+    assert until(lambda: second.state is CircuitState.CLOSED) < TOGETHER
+
+
+def test_a_late_comer_finds_it_open(replicas):
+    """The open time is kept where it can be found, with what is left of it."""
+    fail(replicas())
+
+    late = replicas()
+
+    assert until(lambda: late.state is CircuitState.OPEN) < TOGETHER
+    assert 0 < late.metrics().retry_after <= 30.0
+
+
+def test_another_process_opens_too(own_redis):
+    """Really two processes."""
+    code = f"""
+from paintkit import circuit_breaker
+from paintkit.redis import RedisBreakerState
+link = RedisBreakerState({own_redis.url!r})
+breaker = circuit_breaker("supplier", failure_threshold=5, shared=link)
+assert link.wait_until_connected(10)
+print("ready", flush=True)
+import time
+until = time.monotonic() + 10
+while breaker.state.value != "open" and time.monotonic() < until:
+    time.sleep(0.005)
+print(breaker.state.value, flush=True)
+"""
+    link = RedisBreakerState(own_redis.url)
+    breaker = circuit_breaker("supplier", failure_threshold=1, shared=link)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert "ready\n" == other.stdout.readline()
+        assert link.wait_until_connected(10)
+
+        started = time.monotonic()
+        fail(breaker, 1)
+
+        assert "open\n" == other.stdout.readline()
+        assert time.monotonic() - started < TOGETHER
+    link.close()
+
+
+def test_what_an_operator_forced_stays(replicas):
+    """Word from others does not undo a decision of ours."""
+    first, second = replicas(), replicas()
+    second.disable()
+
+    fail(first)
+    third = replicas()
+    until(lambda: third.state is CircuitState.OPEN)
+
+    assert CircuitState.DISABLED is second.state
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_without_redis_nobody_waits_and_nothing_changes(own_redis, replicas, fault):
+    """No error, no latency, and the breaker decides by itself as ever."""
+    breaker = replicas()
+    getattr(own_redis, fault)()
+
+    fail(breaker)
+
+    assert CircuitState.OPEN is breaker.state
+    # A hiccup of the machine passes, a wait for Redis would not.
+    assert min(slowest_refusal(breaker) for _ in range(3)) < UNNOTICED
+
+
+def slowest_refusal(breaker):
+    """The longest of many calls, each of which might have something to tell the others."""
+    slowest = 0.0
+    for _ in range(100):
+        breaker.reset()
+        started = time.perf_counter()
+        fail(breaker)
+        with pytest.raises(CircuitOpenError):
+            breaker.call(refuse)
+        slowest = max(slowest, time.perf_counter() - started)
+    return slowest
+
+
+@pytest.mark.parametrize("fault", ["kill", "hang"])
+def test_when_redis_is_back_they_hear_each_other_again(own_redis, replicas, fault):
+    """And word that could not go out goes out then."""
+    first, second = replicas(), replicas()
+    getattr(own_redis, fault)()
+    fail(first)
+
+    if fault == "kill":
+        own_redis.start()
+    else:
+        own_redis.wake()
+
+    until(lambda: second.state is CircuitState.OPEN)
+
+
+def test_nonsense_on_the_channel_is_ignored(own_redis, replicas):
+    """Whoever can write to Redis cannot break us, nor open a circuit for ever."""
+    breaker = replicas()
+    with redis.Redis(port=own_redis.port) as client:
+        for data in (
+            b"",
+            b"\xff",
+            b"[]",
+            b"{}",
+            b"[" * 3_000,
+            b'["x","supplier","open",1e300]',
+            b'["x","supplier","open",NaN]',
+            b"[1,2,3,4]",
+        ):
+            client.publish("paintkit:circuits", data)
+        client.publish("paintkit:circuits", b'["x","another","open",5]')
+        client.publish("paintkit:circuits", b'["x","supplier","open",5]')
+
+    until(lambda: breaker.state is CircuitState.OPEN)
+    assert breaker.metrics().retry_after <= 5.0
+
+
+def test_a_mutant_that_keeps_silent_is_caught(replicas, monkeypatch):
+    """The test of opening together fails when word is not sent."""
+    monkeypatch.setattr(RedisBreakerState, "announce", lambda *_: None)
+    first, second = replicas(), replicas()
+
+    fail(first)
+
+    with pytest.raises(AssertionError):
+        until(lambda: second.state is CircuitState.OPEN, TOGETHER)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_follows_too(replicas):
+    """Threads and connections do not survive a fork; the child gets its own."""
+    breaker = replicas(recovery_timeout=60.0)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            until(lambda: breaker.state is CircuitState.OPEN)
+            os.write(writing, b"open")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    time.sleep(0.5)  # time for the child to listen; it would catch up from the key anyway
+
+    fail(breaker)
+
+    with os.fdopen(reading, "rb") as answer:
+        assert b"open" == answer.read()
+    os.waitpid(child, 0)
+
+
+def test_a_shared_breaker_needs_a_name_of_its_own(own_redis):
+    """It is how the others find it."""
+    link = RedisBreakerState(own_redis.url)
+
+    with pytest.raises(ValueError, match="name"):
+        circuit_breaker(failure_threshold=1, shared=link)
+    circuit_breaker("supplier", failure_threshold=1, shared=link)
+    with pytest.raises(ValueError, match="supplier"):
+        circuit_breaker("supplier", failure_threshold=1, shared=link)
+    link.close()
