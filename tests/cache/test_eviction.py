@@ -31,9 +31,9 @@ def test_it_is_a_bounded_mapping(history, maxsize):
             cache.pop(key, None)
             assert key not in cache
         elif cache:
-            key, value = cache.popitem()
-            assert latest[key] == value
-            assert key not in cache
+            popped, value = cache.popitem()
+            assert latest[popped] == value
+            assert popped not in cache
         assert cache.currsize == len(cache) == len(cache._nodes) == len(cache._policy) <= maxsize
         assert set(cache) == set(cache._nodes)
 

@@ -1,0 +1,89 @@
+"""A cached function keeps its signature, and its extras share its parameters."""
+
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any, assert_type
+
+from paintkit import CacheManager
+from paintkit.cache.cached import CacheInfo
+from paintkit.cache.eviction import S3FIFOCache
+
+cache = CacheManager("studio", maxsize=100, timeout=None)
+
+
+def tags_of(paint_id: int, page: int) -> tuple[str, ...]:
+    """Tags by the bound arguments."""
+    return (f"paint:{paint_id}", f"page:{page}")
+
+
+def key_of(sku: str) -> str:
+    """A key by the call as it is made."""
+    return f"stock_{sku}"
+
+
+@cache.cache_result(timeout=timedelta(minutes=5), tags=tags_of)
+def paint(paint_id: int, *, page: int = 1) -> str:
+    """A function."""
+    return f"{paint_id}{page}"
+
+
+@cache.cache_result(60, key_of)
+async def stock(sku: str) -> int:
+    """A coroutine function."""
+    return len(sku)
+
+
+class Shelf:
+    """Methods."""
+
+    @cache.cache_result
+    def row(self, number: int) -> list[str]:
+        """A method."""
+        return [str(self), str(number)]
+
+    @cache.cache_result()
+    async def column(self, number: int) -> bytes:
+        """A coroutine method."""
+        return b"" * number
+
+
+def blocking() -> None:
+    """Everything that is checked of blocking code."""
+    assert_type(paint(1, page=2), str)
+    assert_type(paint.info(), CacheInfo)
+    paint.invalidate(1)
+    paint.invalidate(paint_id=1, page=2)
+    assert_type(Shelf().row(1), list[str])
+    assert_type(Shelf.row(Shelf(), 1), list[str])
+    Shelf.row.invalidate(Shelf(), 1)
+    cache.of(Shelf().row).invalidate(1)
+    cache.of(paint).invalidate(1, page=2)
+    as_callable: Callable[[int], str] = paint
+    as_callable(1)
+    cache.invalidate()
+    cache.invalidate("paint_1")
+    cache.invalidate(paint)
+    cache.invalidate(pattern="paint_*")
+    assert_type(cache.get_stats()["hit_rate"], float)
+    assert_type(S3FIFOCache[str, int](10)["a"], int)
+
+
+async def asynchronous() -> None:
+    """Everything that is checked of asyncio."""
+    assert_type(await stock("x"), int)
+    await stock.invalidate("x")
+    assert_type(await stock.info(), CacheInfo)
+    assert_type(await Shelf().column(1), bytes)
+    await cache.of(Shelf().column).invalidate(1)
+    as_callable: Callable[[str], Coroutine[Any, Any, int]] = stock
+    await as_callable("x")
+
+
+def refused() -> None:
+    """What a type checker refuses."""
+    paint("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    paint.invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    paint.invalidate()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cache.cache_result(stale=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
