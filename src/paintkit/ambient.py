@@ -28,6 +28,11 @@ class UnitOfWork(Protocol):
         """The value of `process.epoch` when it was opened."""
         ...
 
+    @property
+    def is_async(self) -> bool:
+        """Whether a deferred action may be `async def`: it is awaited then."""
+        ...
+
     def defer(self, action: Callable[[], object], /) -> None:
         """Run `action` after the real COMMIT; forget it if the unit, or its savepoint, is rolled back."""
         ...

@@ -25,7 +25,8 @@ from paintkit.events.bus import EventBus, HandlerFailure
 class Unit:
     """An open unit of work, as a bus sees it: what it is told to do after the commit."""
 
-    def __init__(self):
+    def __init__(self, is_async=False):
+        self.is_async = is_async
         self.actions: list[Callable[[], object]] = []
 
     def defer(self, action):
@@ -35,10 +36,14 @@ class Unit:
         for action in self.actions:
             action()
 
+    async def acommit(self):
+        for action in self.actions:
+            await action()
+
 
 @contextmanager
-def open_unit() -> Iterator[Unit]:
-    unit = Unit()
+def open_unit(*, is_async=False) -> Iterator[Unit]:
+    unit = Unit(is_async)
     token = ambient.unit_of_work.set(unit)
     try:
         yield unit
@@ -295,42 +300,145 @@ def test_a_pattern_cannot_be_published():
         bus.publish("paint.*")
 
 
-async def _async_handler(data):
-    raise AssertionError("never reached")
-
-
 def _generator_handler(data):
     yield data
 
 
-class _AsyncCallable:
-    async def __call__(self, data):
-        raise AssertionError("never reached")
+async def _async_generator_handler(data):
+    yield data
 
 
 @pytest.mark.parametrize(
     "handler",
-    [_async_handler, functools.partial(_async_handler), _AsyncCallable(), _generator_handler, None, "print"],
-    ids=["async def", "partial", "callable object", "generator", "None", "str"],
+    [_generator_handler, functools.partial(_generator_handler), _async_generator_handler, None, "print"],
 )
-def test_a_handler_that_a_call_would_not_run_is_refused(handler):
-    """Never a coroutine that nobody awaits: `TypeError` at registration."""
+def test_a_handler_that_nobody_could_run_is_refused(handler):
+    """Generators and what is no function at all: `TypeError` at registration."""
     with pytest.raises(TypeError):
         EventBus().subscribe("paint.created", handler)
 
 
-def test_a_handler_that_returns_a_coroutine_has_failed(recwarn):
-    """What could not be seen at registration is reported at the call, and leaves no un-awaited coroutine behind."""
+class _AsyncCallable:
+    def __init__(self, heard):
+        self.heard = heard
+
+    async def __call__(self, data):
+        await asyncio.sleep(0)
+        self.heard.append(("object", data))
+
+
+def async_handlers(bus, heard):
+    """Subscribe every kind of handler that gives something to await."""
+
+    @bus.subscribe("paint.created")
+    async def function(data):
+        await asyncio.sleep(0)
+        heard.append(("async def", data))
+
+    bus.subscribe("paint.created", functools.partial(function))
+    bus.subscribe("paint.created", _AsyncCallable(heard))
 
     def disguised(data):
-        return _async_handler(data)
+        return function(data)
 
-    failures = []
-    bus = EventBus(on_error=failures.append)
     bus.subscribe("paint.created", disguised)
-    bus.publish("paint.created")
-    assert ["TypeError"] == [type(failure.error).__name__ for failure in failures]
+
+
+def test_an_async_publisher_awaits_its_handlers_in_order():
+    """Sync and async handlers share one order; each is done before the next begins."""
+    bus, heard = EventBus(), []
+    bus.subscribe("paint.*", lambda data: heard.append(("def", data)))
+    async_handlers(bus, heard)
+    asyncio.run(bus.apublish("paint.created", 1))
+    kinds = ["def", "async def", "async def", "object", "async def"]
+    assert [(kind, 1) for kind in kinds] == heard
+    assert (1, 5, 0) == tuple(bus.get_stats()[key] for key in ("published", "delivered", "failed"))
+
+
+def test_a_blocking_publisher_cannot_await_and_says_so(recwarn, caplog):
+    """An async handler is reported as failed, with the way out; no coroutine is left un-awaited."""
+    bus, heard, failures = EventBus(), [], []
+    bus._on_error = failures.append
+    async_handlers(bus, heard)
+    bus.subscribe("paint.created", heard.append)
+    bus.publish("paint.created", 1)
+    assert [1] == heard
+    assert ["TypeError"] * 4 == [type(failure.error).__name__ for failure in failures]
+    assert "apublish" in caplog.text
     assert [] == list(recwarn)
+
+
+def test_a_failing_async_handler_stops_nobody():
+    """Isolation is the same in both colours."""
+    failures, heard, error = [], [], ValueError("bad")
+    bus = EventBus(on_error=failures.append)
+
+    async def fail(data):
+        await asyncio.sleep(0)
+        raise error
+
+    bus.subscribe("paint.created", fail)
+    bus.subscribe("paint.created", heard.append)
+    asyncio.run(bus.apublish("paint.created", 1))
+    assert [HandlerFailure("paint.created", 1, fail, error)] == failures
+    assert [1] == heard
+
+
+def test_a_cancelled_publisher_stops():
+    """Cancellation is no failure of a handler: it passes through."""
+    bus, heard = EventBus(), []
+
+    async def forever(data):
+        await asyncio.Event().wait()
+
+    bus.subscribe("paint.created", forever)
+    bus.subscribe("paint.created", heard.append)
+
+    async def main():
+        task = asyncio.create_task(bus.apublish("paint.created"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return task.cancelled()
+
+    assert asyncio.run(main())
+    assert [] == heard
+
+
+@pytest.mark.parametrize("publish", ["publish", "apublish"])
+def test_in_an_async_unit_of_work_async_handlers_wait_for_the_commit(publish):
+    """Whoever ends the unit awaits them, however the event was published."""
+    bus, heard = EventBus(), []
+    async_handlers(bus, heard)
+
+    async def main():
+        with open_unit(is_async=True) as unit:
+            if publish == "publish":
+                bus.publish("paint.created", 1)
+            else:
+                await bus.apublish("paint.created", 1)
+            assert [] == heard
+        await unit.acommit()
+
+    asyncio.run(main())
+    assert 4 == len(heard)
+    assert (1, 1) == (bus.get_stats()["published"], bus.get_stats()["deferred"])
+
+
+def test_in_a_blocking_unit_of_work_nobody_awaits():
+    """An event of `apublish` waits for its commit, too, and an async handler is reported as failed."""
+    bus, heard = EventBus(), []
+    async_handlers(bus, heard)
+    bus.subscribe("paint.created", heard.append)
+
+    async def main():
+        with open_unit() as unit:
+            await bus.apublish("paint.created", 1)
+        unit.commit()
+
+    asyncio.run(main())
+    assert [1] == heard
+    assert 4 == bus.get_stats()["failed"]
 
 
 def test_a_running_event_loop_may_publish():
@@ -355,7 +463,7 @@ def test_a_bus_needs_a_name(arguments, kind):
 def test_on_error_is_a_plain_function():
     """Nobody would await it."""
     with pytest.raises(TypeError, match="on_error"):
-        EventBus(on_error=_async_handler)
+        EventBus(on_error=_AsyncCallable([]))
 
 
 def test_totals_are_exact_under_threads():

@@ -67,11 +67,14 @@ class _Registration(NamedTuple):
 
 
 class EventBus:
-    """Delivers events to handlers, in the publisher's thread, in the order in which the handlers were registered.
+    """Delivers events to handlers, in the publisher's thread or task, in the order in which they were registered.
 
     A handler that raises an `Exception` is logged, counted and reported, and the next one runs: it stops neither the
     other handlers nor the publisher. `KeyboardInterrupt` and its kind pass through. Inside an open unit of work an event
     waits for the real COMMIT and is dropped by a rollback, so no handler ever acts on what was not stored.
+
+    Handlers are `def` or `async def`. The latter run where somebody awaits them: in `apublish`, and after the commit of an
+    async unit of work. Elsewhere they fail, as above: nothing is ever dropped in silence.
 
     The bus keeps its handlers alive until they are cancelled. All methods may be called from any thread, and from handlers.
 
@@ -124,7 +127,7 @@ class EventBus:
         Args:
             event_type: The type, in which `*` stands for any characters: `"paint.*"` means `paint.created` and
                 `paint.stock.moved`, `"*"` means everything.
-            handler: A plain function. One that is registered twice is called twice. Without it, the return value is a
+            handler: A function, `def` or `async def`. One that is registered twice is called twice. Without it, the return value is a
                 decorator that registers a function and returns it unchanged.
 
         Returns:
@@ -132,8 +135,8 @@ class EventBus:
             being delivered at that moment still reaches the handlers that were there when its delivery began.
 
         Raises:
-            TypeError: An argument is of the wrong kind, or the handler is `async def` or a generator function, whose body
-                a call does not run.
+            TypeError: An argument is of the wrong kind, or the handler is a generator function, whose body nobody would
+                run.
             ValueError: `event_type` is empty.
         """
         pattern = _arguments.label("event_type", event_type)
@@ -152,20 +155,26 @@ class EventBus:
             TypeError: `event_type` is no string.
             ValueError: `event_type` is empty or a pattern.
         """
-        try:
-            known = event_type in self._handlers
-        except TypeError:  # not even hashable
-            known = False
-        if not known:
-            _check_published(event_type)
+        self._check_published(event_type)
         unit = ambient.unit_of_work.get()
         if unit is None:
             self._deliver(event_type, data, published=1)
         else:
-            unit.defer(partial(self._deliver, event_type, data, published=0))
-            with self._lock:
-                self._published += 1
-                self._deferred += 1
+            self._defer(unit, event_type, data)
+
+    async def apublish(self, event_type: str, data: Any = None) -> None:
+        """Do as `publish` does, and await the handlers that are `async def`, one after the other.
+
+        Raises:
+            TypeError: `event_type` is no string.
+            ValueError: `event_type` is empty or a pattern.
+        """
+        self._check_published(event_type)
+        unit = ambient.unit_of_work.get()
+        if unit is None:
+            await self._adeliver(event_type, data, published=1)
+        else:
+            self._defer(unit, event_type, data)
 
     def get_stats(self) -> EventBusStats:
         """Return the totals since the bus was made, as plain data."""
@@ -189,7 +198,7 @@ class EventBus:
         return handler
 
     def _register(self, pattern: str, handler: Handler) -> Subscription:
-        registration = _Registration.of(pattern, _arguments.callback("handler", handler))
+        registration = _Registration.of(pattern, _checked_handler(handler))
         with self._lock:
             self._replace((*self._registrations, registration), pattern)
         return Subscription(partial(self._unregister, registration))
@@ -212,22 +221,58 @@ class EventBus:
             else:
                 del self._handlers[event_type]
 
+    def _check_published(self, event_type: str) -> None:
+        try:
+            if event_type in self._handlers:
+                return  # it was checked when somebody subscribed to it
+        except TypeError:  # not even hashable
+            pass
+        if "*" in _arguments.label("event_type", event_type):
+            raise ValueError(f"event_type must be one type to publish, not the pattern {event_type!r}")
+
+    def _defer(self, unit: ambient.UnitOfWork, event_type: str, data: Any) -> None:
+        deliver = self._adeliver if unit.is_async else self._deliver
+        unit.defer(partial(deliver, event_type, data, published=0))
+        with self._lock:
+            self._published += 1
+            self._deferred += 1
+
     def _deliver(self, event_type: str, data: Any, *, published: int) -> None:
-        handlers = self._handlers.get(event_type)
-        if handlers is None:
-            handlers = tuple(one.handler for one in self._wildcards if one.wants(event_type))
+        handlers = self._handlers_of(event_type)
         failed = 0
         for handler in handlers:
             try:
                 result = handler(data)
                 if result is not None:
-                    _arguments.settled("the handler", result)
+                    _refuse_awaitable(result)
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is reported, and stops nobody
                 failed += 1
                 self._report(HandlerFailure(event_type, data, handler, error))
+        self._count(published, len(handlers) - failed, failed)
+
+    async def _adeliver(self, event_type: str, data: Any, *, published: int) -> None:
+        handlers = self._handlers_of(event_type)
+        failed = 0
+        for handler in handlers:
+            try:
+                result: Any = handler(data)
+                if hasattr(result, "__await__"):
+                    await result
+            except Exception as error:  # noqa: BLE001 - as above
+                failed += 1
+                self._report(HandlerFailure(event_type, data, handler, error))
+        self._count(published, len(handlers) - failed, failed)
+
+    def _handlers_of(self, event_type: str) -> tuple[Handler, ...]:
+        handlers = self._handlers.get(event_type)
+        if handlers is None:
+            return tuple(one.handler for one in self._wildcards if one.wants(event_type))
+        return handlers
+
+    def _count(self, published: int, delivered: int, failed: int) -> None:
         with self._lock:
             self._published += published
-            self._delivered += len(handlers) - failed
+            self._delivered += delivered
             self._failed += failed
 
     def _report(self, failure: HandlerFailure) -> None:
@@ -253,6 +298,20 @@ class EventBus:
             log.exception("%s: on_error %r failed", self.name, self._on_error)
 
 
-def _check_published(event_type: str) -> None:
-    if "*" in _arguments.label("event_type", event_type):
-        raise ValueError(f"event_type must be one type to publish, not the pattern {event_type!r}")
+def _checked_handler(handler: Handler) -> Handler:
+    if not callable(handler):
+        raise TypeError(f"handler must be callable, not {handler!r} ({type(handler).__name__})")
+    colour = _wrap.colour_of(handler)
+    if colour not in {_wrap.Colour.BLOCKING, _wrap.Colour.ASYNCIO}:
+        raise TypeError(
+            f"handler must not be a {colour.value} function: nothing would run {_wrap.name_of(handler)}"
+        )
+    return handler
+
+
+def _refuse_awaitable(result: object) -> None:
+    try:
+        _arguments.settled("the handler", result)
+    except TypeError as error:
+        error.add_note("an async handler needs `await bus.apublish(...)`, or an async unit of work")
+        raise

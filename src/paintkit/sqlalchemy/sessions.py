@@ -110,6 +110,11 @@ class UnitOfWork:
         """Whether anything was written in it, or in a unit of work around it."""
         return self._wrote or (self.outer is not None and self.outer.wrote)
 
+    @property
+    def is_async(self) -> bool:
+        """Whether a deferred action may be `async def`: it is awaited then."""
+        return self.async_session is not None
+
     def defer(self, action: Action, /) -> None:
         """Run `action` after the real COMMIT; forget it with a rollback, of its savepoint or of everything."""
         self._ledger.add(action)
