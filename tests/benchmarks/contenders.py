@@ -11,6 +11,8 @@ from typing import Any
 Fn = Callable[..., Any]
 
 SIZE, TTL = 10_000, 300.0
+#: Calls per second that no benchmark reaches, and calls at once.
+PLENTY, AT_ONCE = 1e9, 8
 
 
 # Retry --------------------------------------------------------------------------------------------------------------
@@ -60,6 +62,18 @@ def streak(fn: Fn) -> Fn:
     return paintkit.circuit_breaker("supplier", failure_threshold=5)(fn)
 
 
+def window(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.circuit_breaker("supplier")(fn)
+
+
+def slow_window(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.circuit_breaker("supplier", slow_call_duration=2.0)(fn)
+
+
 def pybreaker_streak(fn: Fn) -> Fn:
     import pybreaker
 
@@ -76,6 +90,101 @@ def nopanic_breaker(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.circuit_breaker()(fn)
+
+
+def nopanic_slow_breaker(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.circuit_breaker(slow_call_duration=2.0)(fn)
+
+
+# Limits -------------------------------------------------------------------------------------------------------------
+
+
+def rate_limit(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.rate_limit(PLENTY, per=1.0)(fn)
+
+
+def nopanic_rate_limit(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.rate_limit(PLENTY)(fn)
+
+
+def bulkhead(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.bulkhead(AT_ONCE)(fn)
+
+
+def nopanic_bulkhead(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.bulkhead(AT_ONCE)(fn)
+
+
+def timeout(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.timeout(2.0)(fn)
+
+
+def nopanic_timeout(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.timeout(2.0)(fn)
+
+
+def asyncio_timeout(fn: Fn) -> Fn:
+    import asyncio
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        async with asyncio.timeout(2.0):
+            return await fn(*args, **kwargs)
+
+    return wrapper
+
+
+# Pipelines ----------------------------------------------------------------------------------------------------------
+
+
+def two(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.pipeline(
+        paintkit.retry(on=ConnectionError),
+        paintkit.circuit_breaker("supplier"),
+    )(fn)
+
+
+def nopanic_two(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.compose(nopanic.retry(on=ConnectionError), nopanic.circuit_breaker())(fn)
+
+
+def four(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.pipeline(
+        paintkit.retry(on=ConnectionError),
+        paintkit.rate_limit(PLENTY, per=1.0),
+        paintkit.bulkhead(AT_ONCE),
+        paintkit.circuit_breaker("supplier"),
+    )(fn)
+
+
+def nopanic_four(fn: Fn) -> Fn:
+    import nopanic
+
+    return nopanic.compose(
+        nopanic.retry(on=ConnectionError),
+        nopanic.rate_limit(PLENTY),
+        nopanic.bulkhead(AT_ONCE),
+        nopanic.circuit_breaker(),
+    )(fn)
 
 
 # Cache --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -21,6 +22,8 @@ class UnfairError(Exception):
 
 def version(package: str) -> str | None:
     """Return the installed version of a distribution, or `None` if it is missing."""
+    if package == "Python":
+        return platform.python_version()
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

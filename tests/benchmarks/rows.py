@@ -13,19 +13,19 @@ class Entry(NamedTuple):
     """One contender of a row.
 
     Attributes:
-        package: The distribution that it comes from, whose version is printed.
+        package: The distribution that it comes from, whose version is printed; `Python` for the standard library.
         protect: What makes a protected function.
-        lacks: What the row asks for and this contender does not do.
+        note: What else to know of it, such as what the row asks for and it does not do.
     """
 
     package: str
     protect: Fn
-    lacks: str = ""
+    note: str = ""
 
     @property
     def name(self) -> str:
         """What the contender is called in the table."""
-        return f"{self.package} ({self.lacks})" if self.lacks else self.package
+        return f"{self.package} ({self.note})" if self.note else self.package
 
 
 class Row(NamedTuple):
@@ -81,14 +81,40 @@ _CACHES = (
 )
 _BLOCKING_CACHES = (*_CACHES, Entry("cachetools", by.cachetools_hit, "no tags"))
 
+_WINDOWS = (Entry("nopanic", by.nopanic_breaker),)
+_SLOW_WINDOWS = (Entry("nopanic", by.nopanic_slow_breaker),)
+
 _RETRY = Entry("paintkit", by.retry)
-_STREAK = Entry("paintkit", by.streak)
+_WINDOW = Entry("paintkit", by.window)
+_SLOW_WINDOW = Entry("paintkit", by.slow_window)
 _HIT = Entry("paintkit", by.hit)
 
 ROWS: tuple[Row | ImportRow, ...] = (
     Row("retry, def", 1.15, _RETRY, _RETRIES),
     Row("retry, async def", 1.15, _RETRY, _RETRIES, asynchronous=True),
-    Row("breaker, streak, def", 1.4, _STREAK, _BREAKERS),
+    Row("breaker, streak, def", 1.4, Entry("paintkit", by.streak), _BREAKERS),
+    Row("breaker, 30 s window, def", 2.2, _WINDOW, _WINDOWS),
+    Row("breaker, 30 s window, async def", 1.6, _WINDOW, _WINDOWS, asynchronous=True),
+    Row("breaker, 30 s window with slow calls, def", 2.6, _SLOW_WINDOW, _SLOW_WINDOWS),
+    Row(
+        "breaker, 30 s window with slow calls, async def", 1.9, _SLOW_WINDOW, _SLOW_WINDOWS, asynchronous=True
+    ),
+    Row("rate limit, def", 3.5, Entry("paintkit", by.rate_limit), (Entry("nopanic", by.nopanic_rate_limit),)),
+    Row("bulkhead, def", 2.0, Entry("paintkit", by.bulkhead), (Entry("nopanic", by.nopanic_bulkhead),)),
+    Row(
+        "timeout, async def",
+        10.0,
+        Entry("paintkit", by.timeout),
+        (Entry("Python", by.asyncio_timeout, "asyncio.timeout"), Entry("nopanic", by.nopanic_timeout)),
+        asynchronous=True,
+    ),
+    Row("retry + breaker window, def", 2.8, Entry("paintkit", by.two), (Entry("nopanic", by.nopanic_two),)),
+    Row(
+        "retry + rate limit + bulkhead + breaker window, def",
+        6.5,
+        Entry("paintkit", by.four),
+        (Entry("nopanic", by.nopanic_four),),
+    ),
     Row("cache hit: typed key, TTL, tags, statistics, def", 1.6, _HIT, _BLOCKING_CACHES, hit=True),
     Row(
         "cache hit: typed key, TTL, tags, statistics, async def",
