@@ -1,5 +1,6 @@
 """The request batcher: who runs a batch, what each caller gets, and that nobody waits for ever."""
 
+import asyncio
 import contextlib
 import contextvars
 import functools
@@ -465,6 +466,68 @@ def test_a_batch_function_may_spoil_its_list():
         return taken
 
     assert 5 == RequestBatcher(process, delay=0).add(5)
+
+
+def test_tasks_share_a_batch():
+    """`aadd` joins the requests of many tasks; each gets its own result or error."""
+
+    def process(requests):
+        batches.append(sorted(requests))
+        return [KeyError(one) if one == 2 else one * 2 for one in requests]
+
+    batches = []
+    batcher = RequestBatcher(process, batch_size=3, delay=60.0)
+
+    async def main():
+        return await asyncio.gather(*(batcher.aadd(number) for number in (1, 2, 3)), return_exceptions=True)
+
+    first, second, third = asyncio.run(main())
+    assert (2, KeyError, 6) == (first, type(second), third)
+    assert [[1, 2, 3]] == batches
+
+
+def test_a_task_waits_for_company_on_paintkits_clock(fake):
+    """The window is the same as for threads."""
+    double = Doubler()
+    batcher = RequestBatcher(double, delay=0.5)
+    assert 14 == fake.run(batcher.aadd(7))
+    assert pytest.approx(0.5) == fake.now()
+    assert threading.get_ident() not in double.threads
+
+
+def test_a_task_stops_at_its_own_deadline(fake):
+    """Its request is withdrawn; a deadline that is over refuses at once."""
+    double = Doubler()
+    batcher = RequestBatcher(double, delay=60.0)
+
+    async def main(seconds):
+        ambient.deadline.set(fake.now() + seconds)
+        await batcher.aadd(1)
+
+    for seconds in (2.0, 0.0):
+        with pytest.raises(DeadlineExceededError):
+            fake.run(main(seconds))
+    assert pytest.approx(2.0) == fake.now()
+    batcher.close()
+    assert [] == double.batches
+
+
+def test_a_cancelled_task_takes_only_itself_away():
+    """The other requests of the batch are asked for."""
+    double = Doubler()
+    batcher = RequestBatcher(double, batch_size=3, delay=60.0)
+
+    async def main():
+        tasks = [asyncio.create_task(batcher.aadd(number)) for number in (1, 2)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.sleep(0)
+        batcher.flush()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    cancelled, result = asyncio.run(main())
+    assert (asyncio.CancelledError, 4) == (type(cancelled), result)
+    assert [[2]] == double.batches
 
 
 async def _coroutine_function(requests):

@@ -178,6 +178,27 @@ class RequestBatcher(Generic[Request, Result]):
         finally:
             del ticket  # see `_Ticket.result`
 
+    async def aadd(self, request: Request) -> Result:
+        """Do as `add` does, without blocking the event loop: the batch runs in the thread that `submit` describes.
+
+        A caller that is cancelled takes its request out of the batch if it is not under way; the others go on.
+        """
+        import asyncio
+
+        rest = _rest(f"a request to {self.name} had not been made")
+        future = self.submit(request)
+        waiting = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait({waiting}, timeout=rest)
+            if not waiting.done():
+                raise DeadlineExceededError(f"the deadline was over while a request to {self.name} waited")
+            return waiting.result()
+        finally:
+            # Both at once, and both in vain if they are done: what the one tells the other takes a turn of the loop.
+            future.cancel()
+            waiting.cancel()
+            del future, waiting  # see `_Ticket.result`
+
     def submit(self, request: Request) -> Future[Result]:
         """Return a future of the result at once.
 
