@@ -1,5 +1,7 @@
 """Where a unit of work begins and ends."""
 
+from contextlib import nullcontext
+
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -576,6 +578,23 @@ def test_async_generator_owns_its_unit(house: House) -> None:
         await anext(items)
         await items.aclose()
         assert [] == await house.stored()
+
+    house.run(scenario)
+
+
+def test_a_boundary_is_entered_once(house: House) -> None:
+    """A boundary object serves one passage; a second one is refused before anything happens."""
+
+    async def scenario() -> None:
+        boundary = house.db.unit_of_work()
+        for passage in (1, 2):
+            with nullcontext() if passage == 1 else pytest.raises(RuntimeError, match="again"):
+                if house.db.is_async:
+                    async with boundary:
+                        pass
+                else:
+                    with boundary:
+                        pass
 
     house.run(scenario)
 

@@ -102,6 +102,22 @@ def test_given_engine_gets_begin_control() -> None:
     engine.dispose()
 
 
+def test_every_new_engine_is_prepared() -> None:
+    """An engine that happens to take the place of a dead one in memory gets its own listeners."""
+    for number in range(50):
+        engine = create_engine("sqlite://")
+        db = DatabaseConnectionManager(engine)
+        DatabaseConnectionManager(engine)
+        with db.unit_of_work() as session:
+            assert (number, True) == (number, session.connection().connection.dbapi_connection.in_transaction)
+        assert (number, 1, 1) == (
+            number,
+            len(engine.dispatch.begin),
+            len(engine.dialect.dispatch.handle_error),
+        )
+        engine.dispose()
+
+
 def test_begin_control_survives_autocommit() -> None:
     """A connection that was used in autocommit meanwhile still begins when SQLAlchemy says so."""
     db = DatabaseConnectionManager("sqlite://")

@@ -139,6 +139,30 @@ def test_failing_hook_is_logged(house: House, caplog: pytest.LogCaptureFixture) 
     assert "Boom" in caplog.text
 
 
+@pytest.mark.parametrize("url", ["sqlite-memory", "postgres"], indirect=True)
+def test_blocking_unit_refuses_what_it_cannot_await(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    """`async def` is refused by a blocking manager; what slips through is logged, and the others still run."""
+
+    async def scenario() -> None:
+        seen: list[str] = []
+
+        async def hook() -> None:
+            seen.append("never")
+
+        def slip() -> object:
+            return hook()
+
+        with house.db.unit_of_work():
+            with pytest.raises(TypeError, match="action"):
+                house.db.on_commit(hook)
+            house.db.on_commit(slip)
+            house.db.on_commit(lambda: seen.append("still"))
+        assert ["still"] == seen
+
+    house.run(scenario)
+    assert "nothing awaits" in caplog.text
+
+
 def test_interrupt_in_a_hook_waits_for_the_others(house: House) -> None:
     """KeyboardInterrupt in a hook is raised, after every other hook has run: invalidations may be among them."""
 

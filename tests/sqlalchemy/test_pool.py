@@ -10,7 +10,7 @@ import sqlalchemy.exc
 import sqlalchemy.pool
 from sqlalchemy import create_engine, text
 
-from paintkit import ambient, clock
+from paintkit import Observation, ambient, clock, observe
 from paintkit.errors import DeadlineExceededError, PoolTimeoutError
 from paintkit.sqlalchemy import POOL_SETTINGS, DatabaseConnectionManager, PoolConfig
 from paintkit.sqlalchemy.pool import understood
@@ -144,17 +144,21 @@ def test_invalidations_are_counted() -> None:
 
 def test_exhausted_pool_waits_on_the_clock() -> None:
     """Without a free connection one waits for `pool_timeout` exactly, then gets an error of ours, SQLAlchemy's and Python's."""
+    seen: list[Observation] = []
     with FakeClock() as fake:
         db = DatabaseConnectionManager(
             "sqlite://", pool=PoolConfig(pool_size=1, max_overflow=0, pool_timeout=7.0)
         )
         with db.engine.connect():
             before = fake.now()
-            with pytest.raises(PoolTimeoutError, match="all 1 connections") as caught:
+            with observe(seen.append), pytest.raises(PoolTimeoutError, match="all 1 connections") as caught:
                 db.engine.connect()
             assert 7.0 == fake.now() - before
         assert isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, sqlalchemy.exc.TimeoutError)
+        assert [("pool.exhausted", {"capacity": 1, "timeout": 7.0})] == [
+            (one.kind, one.details) for one in seen
+        ]
         db.close()
 
 

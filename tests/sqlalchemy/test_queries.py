@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine, event, select, text
 
 from paintkit.errors import QueryGuardError
-from paintkit.sqlalchemy import query_guard
+from paintkit.sqlalchemy import DatabaseConnectionManager, query_guard
 from paintkit.sqlalchemy.queries import _note
 from tests.sqlalchemy.house import House, Paint
 
@@ -65,6 +65,18 @@ def test_one_query_for_each_row_is_found(house: House) -> None:
                 session.get(Paint, number)
 
     house.run(scenario)
+
+
+@pytest.mark.parametrize("url", ["sqlite-memory", "postgres"], indirect=True)
+def test_an_engines_first_look_around_is_not_counted(url: str) -> None:
+    """What SQLAlchemy asks a server on the first connection is none of the block's statements."""
+    db = DatabaseConnectionManager(url)
+    with query_guard(max_queries=1), db.unit_of_work() as session:
+        session.scalar(text("SELECT 1"))
+    connection = db.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    with connection, pytest.raises(QueryGuardError), query_guard(max_queries=0):
+        connection.execute(text("SELECT 1"))
+    db.close()
 
 
 def test_an_error_of_the_block_goes_first(house: House) -> None:

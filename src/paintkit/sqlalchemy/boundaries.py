@@ -94,6 +94,7 @@ class Boundary:
         "_db",
         "_deadline",
         "_discard",
+        "_entered",
         "_joined",
         "_options",
         "_outer",
@@ -107,6 +108,7 @@ class Boundary:
         self._db = db
         self._options = options
         self._unit: UnitOfWork | None = None
+        self._entered = False
         self._joined = False
         self._savepoint: SessionTransaction | None = None
         self._discard = False
@@ -122,7 +124,7 @@ class Boundary:
         actions = self.close(error)
         if actions:
             with _outside():
-                drive(hooks.run(actions))
+                drive(hooks.run(actions, asyncio=False))
 
     async def __aenter__(self) -> AsyncSession:
         self._require(asyncio=True)
@@ -142,7 +144,7 @@ class Boundary:
             self.suspend()  # in this context: the end had one of its own
         if actions:
             with _outside():
-                await hooks.run(actions)
+                await hooks.run(actions, asyncio=True)
 
     def judged(self, result: T) -> T:
         """Return a result, having noted whether it asks for a rollback."""
@@ -153,6 +155,9 @@ class Boundary:
 
     def open(self) -> None:
         """Begin, join or refuse, and make the unit of work ambient."""
+        if self._entered:
+            raise RuntimeError("a boundary is entered once: call unit_of_work() again")
+        self._entered = True
         options = self._options
         unit = self._db.open_unit()
         _refuse(options.propagation, unit)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["BEGIN_MODE", "READ_ONLY", "make_engine", "sync_engine", "take_begin_control"]
+__all__ = ["BEGIN_MODE", "READ_ONLY", "is_new", "make_engine", "sync_engine", "take_begin_control"]
 
 #: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
 BEGIN_MODE: Final = "paintkit_begin"
@@ -26,6 +26,8 @@ BEGIN_MODE: Final = "paintkit_begin"
 #: The execution option that keeps SQLite from writing.
 READ_ONLY: Final = "paintkit_read_only"
 
+
+_seen: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 _memory_numbers = itertools.count(1)
 
@@ -67,13 +69,21 @@ def sync_engine(engine: object) -> Engine | None:
     return None
 
 
+def is_new(engine: Engine) -> bool:
+    """Whether this is asked for the first time of this engine, which needs its listeners once only."""
+    # Not `event.contains`: it remembers engines by `id`, and a new one may have that of one long gone.
+    fresh = engine not in _seen
+    _seen.add(engine)
+    return fresh
+
+
 def take_begin_control(engine: Engine) -> None:
     """Let SQLite transactions begin when SQLAlchemy says so.
 
     Python's driver begins by itself, before the first write and not before a SAVEPOINT: a released savepoint then
     survives the rollback of what should surround it.
     """
-    if engine.dialect.name == "sqlite" and not event.contains(engine, "begin", _begin):
+    if engine.dialect.name == "sqlite":
         event.listen(engine, "begin", _begin)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 __all__ = ["Action", "Ledger", "run"]
@@ -72,31 +72,38 @@ class Ledger:
             parent.actions += page.actions
             parent.doom = parent.doom or page.doom
 
-    def forget(self) -> None:
-        """The root was rolled back."""
-        for page in self._pages:
-            page.actions.clear()
-
     def take(self) -> list[Action]:
         """Return the actions of the root, in the order in which they were registered, and keep none."""
         actions, self._pages[0].actions = self._pages[0].actions, []
         return actions
 
 
-async def run(actions: Iterable[Action]) -> None:
+async def run(actions: Iterable[Action], *, asyncio: bool) -> None:
     """Run every action, whatever the others do; a failing one is logged.
 
     What is stored is stored: no error of an action reaches the caller. An interrupt does, once all actions have run.
+
+    Args:
+        actions: What to run, in order.
+        asyncio: Whether what they return may be awaited.
     """
     interrupt: BaseException | None = None
     for action in actions:
         try:
             result: Any = action()
             if hasattr(result, "__await__"):
-                await result
+                await _awaitable(result, asyncio=asyncio)
         except Exception:  # noqa: BLE001 - what is stored is stored, and the others still have to run
             _log.exception("the work is stored, but an action after its commit failed: %r", action)
         except BaseException as error:  # noqa: BLE001 - raised again below, after the other actions
             interrupt = interrupt or error
     if interrupt is not None:
         raise interrupt
+
+
+def _awaitable(result: Awaitable[Any], *, asyncio: bool) -> Awaitable[Any]:
+    if asyncio:
+        return result
+    if isinstance(result, Coroutine):
+        result.close()
+    raise TypeError("nothing awaits what an action returns after a blocking unit of work")

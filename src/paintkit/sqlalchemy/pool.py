@@ -12,7 +12,7 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, QueuePool, SingletonThreadPool
 from sqlalchemy.util import queue as sa_queue
 
-from paintkit import _arguments, ambient, clock
+from paintkit import _arguments, ambient, clock, observations
 from paintkit.errors import DeadlineExceededError, PoolTimeoutError
 from paintkit.sqlalchemy.urls import normalized_url
 
@@ -180,6 +180,9 @@ class _Translated:
             return super()._do_get()  # type: ignore[misc,no-any-return]  # a mixin: the pool comes next in the order
         except sa_exc.TimeoutError as error:
             capacity = self.size() + self._max_overflow
+            observations.emit(
+                "pool.exhausted", self.logging_name or "pool", capacity=capacity, timeout=self._timeout
+            )
             holders = f"all {capacity} connections of the pool are in use"
             left = ambient.remaining()
             if left is not None and left <= 0.0:

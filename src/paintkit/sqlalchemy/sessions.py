@@ -180,7 +180,6 @@ class UnitOfWork:
 
     def rolled_back_by_hand(self) -> None:
         """`session.rollback()` or `.close()` was called inside."""
-        self._ledger.forget()
         if self.depth == 1:
             self.discarded = True
         else:
@@ -290,8 +289,7 @@ def _ended_by_server(context: ExceptionContext) -> bool:
 
 def watch_errors(engine: Engine) -> None:
     """Let failing statements of this engine tell the unit of work in which they ran."""
-    if not event.contains(engine, "handle_error", _on_error):
-        event.listen(engine, "handle_error", _on_error)
+    event.listen(engine, "handle_error", _on_error)
 
 
 def _on_error(context: ExceptionContext) -> None:
