@@ -119,7 +119,13 @@ class Handover:
         with self._condition:
             if self._given:
                 return True
-            self._wake = lambda: loop.call_soon_threadsafe(_resolve, arrived)
+            here = threading.get_ident()
+            # Only from another thread does the loop have to be woken, at the price of a system call.
+            self._wake = lambda: (
+                _resolve(arrived)
+                if threading.get_ident() == here
+                else loop.call_soon_threadsafe(_resolve, arrived)
+            )
         timer = None if seconds == math.inf else loop.call_later(seconds, _resolve, arrived)
         try:
             await arrived
