@@ -95,8 +95,8 @@ def batcher(house: House, monkeypatch) -> None:
 def components(house: House, monkeypatch) -> None:
     """What three logins need is built once, what nobody needs is not, and the system page says so."""
     for _ in range(2):
-        house.admin()
-    admin = house.admin()
+        house.log_in()
+    admin = house.log_in()
     page = text_of(admin.get("/admin/system").text)
     assert "image-store not needed yet password-hasher BUILT importer not needed yet Builds 1" in page
 

@@ -11,7 +11,7 @@ from tests.studio.house import NAME, PASSWORD, paint
 
 def test_the_right_password_opens(house):
     """The administrator sees the administrator's links; a visitor does not."""
-    assert "Log out" in house.admin().get("/paints").text
+    assert "Log out" in house.log_in().get("/paints").text
     assert "Import" not in house.visitor().get("/paints").text
 
 
@@ -65,7 +65,7 @@ def test_a_login_starts_a_new_session(house):
 
 def test_logout_ends_every_session(house):
     """A cookie kept from before the logout opens nothing, on any machine."""
-    here, there = house.admin(), house.admin()
+    here, there = house.log_in(), house.log_in()
     assert 303 == here.send("/logout", {}).status_code
     for visitor in (here, there):
         assert "/login?next=/admin/system" == visitor.get("/admin/system").location
