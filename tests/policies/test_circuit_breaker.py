@@ -360,6 +360,7 @@ class TestOpen:
 
         assert 10.0 == breaker.metrics().retry_after
         assert 1 == breaker.metrics().opened
+        assert 2 == breaker.metrics().failures
         clock.advance(10)
         assert HALF_OPEN is breaker.state
 
@@ -690,6 +691,20 @@ class TestForcedStates:
         fail(breaker, 2)
 
         assert 30.0 == breaker.metrics().retry_after
+
+    @pytest.mark.parametrize("force", ["force_open", "disable", "metrics_only", "reset"])
+    @pytest.mark.parametrize("error", [None, OSError()], ids=["success", "failure"])
+    def test_a_call_under_way_says_nothing_any_more(self, colour, force, error):
+        """Neither does one that began while it was closed."""
+        breaker = made()
+        fail(breaker)
+        call = Pending(breaker, colour)
+        getattr(breaker, force)()
+        before = breaker.metrics()
+
+        call.end(error)
+
+        assert before == breaker.metrics()
 
     @pytest.mark.parametrize("force", ["force_open", "disable", "metrics_only", "reset"])
     @pytest.mark.parametrize("error", [None, OSError()], ids=["success", "failure"])

@@ -335,6 +335,15 @@ class TestTime:
 
         assert 10.0 == clock.now()
 
+    def test_a_deadline_passed_during_a_sleep(self, colour, clock):
+        """Who has overslept does not begin another attempt."""
+        call = colour.script(OSError("real"), "never")
+
+        with deadline(5), observe(lambda _: clock.advance(5)), pytest.raises(OSError, match="real"):
+            colour.call(retry(on=OSError, backoff=backoff.constant(1))(call))
+
+        assert 1 == call.count
+
     @pytest.mark.parametrize("seconds", [0, -1])
     def test_a_deadline_over_before_the_first_attempt(self, colour, clock, seconds):
         """The function is never called, not even by a retry that would catch anything."""

@@ -547,6 +547,25 @@ class TestRun:
         assert "hello" == clock.run(main())
         assert 0.0 == clock.now()
 
+    def test_wake_ups_at_the_last_moment_arrive(self, clock):
+        """What a thread leaves just before it comes to rest is found before time jumps."""
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            done = asyncio.Event()
+
+            def at_work() -> list[str]:
+                loop.call_soon_threadsafe(done.set)
+                return []
+
+            loop._at_work = at_work
+            async with asyncio.timeout(5):
+                await done.wait()
+
+        clock.run(main())
+
+        assert 0.0 == clock.now()
+
     def test_keeps_pace_with_real_input(self, clock):
         """While a socket is watched the loop waits for it and does not jump to a far timer."""
         ours, theirs = socket.socketpair()
