@@ -85,6 +85,22 @@ def test_the_pool_can_be_set_until_the_engine_exists() -> None:
     db.close()
 
 
+@pytest.mark.parametrize("replaced", [True, False], ids=["set anew", "changed in place"])
+def test_options_set_after_the_manager_was_made_are_heeded(replaced: bool) -> None:
+    """Row 3: until the engine exists, the app's configuration may still say how large its pool is."""
+    app = app_of(SQLALCHEMY_DATABASE_URI="sqlite:///nowhere.db")
+    db = DatabaseConnectionManager(app)
+
+    if replaced:
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_size": 9}
+    else:
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"]["pool_size"] = 9
+
+    assert 9 == db.engine.pool.size()
+    assert 19 == db.get_connection_stats()["capacity"]
+    db.close()
+
+
 def test_an_engine_is_taken_as_it_is() -> None:
     """Row 3: an engine that exists brings its own pool, and saying otherwise is an error."""
     engine = create_engine("sqlite://", poolclass=StaticPool)

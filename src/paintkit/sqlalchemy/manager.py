@@ -94,6 +94,8 @@ class DatabaseConnectionManager:
         self._async_engine: AsyncEngine | None = None
         self._watch = PoolWatch()
         self._app: FlaskApp | None = None
+        self._app_options: dict[str, Any] = {}  # what the app's configuration says by itself
+        self._written: dict[str, Any] = {}  # what we wrote there
         self._binds: dict[object, Engine | AsyncEngine] = {}
         self._pool = pool or PoolConfig()
         self._options = dict(engine_options or {})
@@ -159,7 +161,9 @@ class DatabaseConnectionManager:
             )
         self._pool = pool or self._pool
         if self._app is not None:
-            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = self._engine_options()
+            self._heed(self._app)
+            self._written = self._engine_options()
+            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = dict(self._written)
 
     def get_connection_stats(self) -> dict[str, int | float | None]:
         """Return what the pool holds at this moment.
@@ -452,18 +456,28 @@ class DatabaseConnectionManager:
             raise ValueError("the app has no SQLALCHEMY_DATABASE_URI: set it before the manager is made")
         self._url = normalized_url(uri)
         self.is_async = is_async(self._url)
-        self._options = dict(app.config.get("SQLALCHEMY_ENGINE_OPTIONS") or {}) | self._options
         self._app = app
         self.configure_pool()
         self.init_app(app)
 
+    def _heed(self, app: FlaskApp) -> None:
+        """Take over what the app's configuration says and we did not write there: it may be set until the engine exists."""
+        settings = app.config.get("SQLALCHEMY_ENGINE_OPTIONS") or {}
+        self._app_options |= {
+            name: value
+            for name, value in settings.items()
+            if name not in self._written or self._written[name] != value
+        }
+
     def _engine_options(self) -> dict[str, Any]:
         options = self._pool.as_engine_options(self._url)
-        connect_args = options["connect_args"] | self._options.get("connect_args", {})
-        return options | self._options | {"connect_args": connect_args}
+        given = self._app_options | self._options
+        return options | given | {"connect_args": options["connect_args"] | given.get("connect_args", {})}
 
     def _create_engine(self) -> Engine:
         with self._creating:
+            if self._engine is None and self._app is not None:
+                self._heed(self._app)
             return self._engine or self._adopt(engines.make_engine(self._url, self._engine_options()))
 
     def _adopt(self, engine: Engine | AsyncEngine) -> Engine:
