@@ -8,7 +8,8 @@ import traceback
 
 import pytest
 
-from paintkit import CacheManager, DeadlineExceededError, ambient, clock
+from paintkit import CacheManager, DeadlineExceededError, ambient, clock, observe
+from paintkit.cache.flights import BLOCKING
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running, eventually
 from tests.colours import Colour
@@ -479,3 +480,63 @@ def test_waiting_obeys_the_virtual_clock(cache):
         assert isinstance(waiter.error(), DeadlineExceededError)
         gate.open()
         assert "loaded" == leader.result()
+
+
+@pytest.mark.parametrize("where", ["begin", "lead"])
+def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, monkeypatch):
+    """A `KeyboardInterrupt` between taking the lead and loading leaves no flight that others would wait for."""
+    load = cache.cache_result()(lambda: "loaded")
+
+    def interrupted(*args):
+        if where == "begin":
+            begin(*args)
+        raise KeyboardInterrupt
+
+    begin = cache._store.begin
+    with monkeypatch.context() as patch:
+        if where == "begin":
+            patch.setattr(cache._store, "begin", interrupted)
+        else:
+            patch.setattr(type(BLOCKING), "lead", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load()
+    assert "loaded" == Running(load).result()
+
+
+def test_failures_are_apart_for_each_object(cache, colour):
+    """The error of one object's load is no error of another's, even while both load."""
+    meeting = threading.Barrier(2, timeout=PATIENCE)
+
+    class Repository:
+        def __init__(self, name):
+            self.name = name
+
+        def body(self):
+            meeting.wait()
+            raise LookupError(self.name)
+
+        if colour is Colour.BLOCKING:
+
+            @cache.cache_result()
+            def load(self):
+                self.body()
+
+        else:
+
+            @cache.cache_result()
+            async def load(self):
+                self.body()
+
+    repositories = [Repository("one"), Repository("two")]
+    running = [Running(lambda each=each: colour.call(each.load)) for each in repositories]
+    assert ["one", "two"] == [str(each.error()) for each in running]
+
+
+def test_failed_loads_are_observed(cache, colour):
+    """Who listens hears of a load that failed."""
+    load = cache.cache_result()(colour.function(lambda: 1 / 0))
+    seen = []
+    with observe(seen.append), pytest.raises(ZeroDivisionError):
+        colour.call(load)
+    assert ["cache.load_failed"] == [one.kind for one in seen]
+    assert isinstance(seen[0].details["error"], ZeroDivisionError)

@@ -25,7 +25,7 @@ from typing import (
 from paintkit import _arguments, ambient, clock
 from paintkit._runtime import Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Runtime
+from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall
 from paintkit.cache.keys import Identity, loose_key, single_key, typed_key
 from paintkit.cache.memory import Call, Section
@@ -305,23 +305,27 @@ class Loader:
         if unit is not None:
             return await self._load_inside(unit, call, later, runtime)
         while True:
-            begun = self.store.begin(call)
-            if isinstance(begun, Success):
-                return begun.value
-            flight, ours = begun
-            if ours:
-                await runtime.lead(flight, later, self.store.land)
-            elif not await runtime.join(flight):
-                return await self._load_alone(call, later, runtime)
-            landing = flight.landed()
+            mine = Flight(call)
+            begun: Success[Any] | Flight | None = None
+            landing: Landing | None = None
             try:
+                begun = self.store.begin(mine)
+                if isinstance(begun, Success):
+                    return begun.value
+                if begun is mine:
+                    await runtime.lead(mine, later, self.store.land)
+                elif not await runtime.join(begun):
+                    return await self._load_alone(call, later, runtime)
+                landing = begun.landed()
                 if not isinstance(landing, Abandoned):
                     return landing.unwrap()
-                if ours:
+                if begun is mine:
                     raise landing.error
             finally:
+                if mine.adrift:
+                    self.store.land(mine, Abandoned(InterruptedError("the leader was interrupted")))
                 # The traceback of an error holds this frame, which must not hold the error.
-                del landing, flight, begun
+                del mine, begun, landing
 
     async def _load_inside(
         self, unit: ambient.UnitOfWork, call: Call, later: Callable[[], Any], runtime: Runtime

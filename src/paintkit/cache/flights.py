@@ -61,6 +61,7 @@ class Flight:
         "_waits_for",
         "call",
         "landing",
+        "registered",
         "started",
     )
 
@@ -70,6 +71,8 @@ class Flight:
         self.started = clock.now()
         #: How it ended; `None` as long as it is under way.
         self.landing: Landing | None = None
+        #: Whether others may join it, or did.
+        self.registered = False
         self._parent = _innermost()
         self._handovers: list[Handover] = []
         self._waits_for: list[Flight] = []
@@ -81,6 +84,11 @@ class Flight:
     def stranded(self) -> bool:
         """Whether it can never land, because its event loop was closed under it."""
         return self._loop is not None and self._loop.is_closed()
+
+    @property
+    def adrift(self) -> bool:
+        """Whether others may wait for it although nobody loads: its leader was interrupted on the way to the load."""
+        return self.registered and self.landing is None and self._task is None
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""
@@ -132,8 +140,9 @@ class Flight:
             if handover in self._handovers:
                 self._handovers.remove(handover)
             deserted = self.landing is None and not self._handovers
-        if deserted and self._loop is not None and self._task is not None and not self.stranded:
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if deserted and self._loop is not None and self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the load with it
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     def _leads_to(self, mine: list[Flight]) -> bool:
         """Whether this flight waits, over whatever others, for one of mine."""

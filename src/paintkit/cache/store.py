@@ -15,15 +15,17 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Success
-from paintkit.cache.flights import Flight, Landing
 from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memory import Call, Counters, Entry, MemoryLevel, Section, Table
 from paintkit.cache.values import refuse_unfit
+
+if TYPE_CHECKING:
+    from paintkit.cache.flights import Flight, Landing
 
 __all__ = ["Store"]
 
@@ -73,8 +75,9 @@ class Store:
 
     # --- Loads ---
 
-    def begin(self, call: Call) -> Success[Any] | tuple[Flight, bool]:
-        """Return the value that came in the meantime, else the flight of this call and whether it is new: ours to lead."""
+    def begin(self, flight: Flight) -> Success[Any] | Flight:
+        """Return the value that came in the meantime, else the flight that loads it: one to join, or this one to lead."""
+        call = flight.call
         counters = call.table.section.counters
         with self.lock:
             entry = call.table.get(call.key)
@@ -82,12 +85,13 @@ class Store:
                 entry.hits += 1
                 return Success(entry.value)
             counters.misses += 1
-            flight = self._flights.get((call.table, call.key))
-            if flight is not None and not flight.stranded:
+            other = self._flights.get((call.table, call.key))
+            if other is not None and not other.stranded:
                 counters.joined += 1
-                return flight, False
-            flight = self._flights[call.table, call.key] = Flight(call)
-            return flight, True
+                return other
+            flight.registered = True
+            self._flights[call.table, call.key] = flight
+            return flight
 
     def note_miss(self, call: Call) -> None:
         """Count a miss that takes no flight."""
@@ -119,6 +123,10 @@ class Store:
             flight.land(landing)
         if evicted or self._graveyard:
             self._afterwards(evicted)
+        if isinstance(landing, Failure):
+            observations.emit(
+                "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
+            )
 
     def keep(self, call: Call, value: Any, since: int) -> None:
         """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""
