@@ -325,7 +325,9 @@ class RequestBatcher(Generic[Request, Result]):
         mistake = _mistake_in(reply, len(asked))
         if mistake:
             return self._all_failed(BatchReplyError(mistake), [BatchReplyError(mistake) for _ in requests])
-        outcomes = [one if isinstance(one, BaseException) else Success(one) for one in reply]
+        outcomes: list[Success[Result] | BaseException] = [
+            one if isinstance(one, BaseException) else Success(one) for one in reply
+        ]
         if not self._dedupe:
             return outcomes
         by_request = dict(zip(asked, outcomes, strict=True))
