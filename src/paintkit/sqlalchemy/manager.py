@@ -163,7 +163,7 @@ class DatabaseConnectionManager:
         if self._app is not None:
             self._heed(self._app)
             self._written = self._engine_options()
-            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = dict(self._written)
+            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = self._engine_options()
 
     def get_connection_stats(self) -> dict[str, int | float | None]:
         """Return what the pool holds at this moment.
