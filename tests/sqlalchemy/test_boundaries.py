@@ -1,22 +1,33 @@
 """Where a unit of work begins and ends."""
 
+import asyncio
 from contextlib import nullcontext
 
 import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Mapped, mapped_column
 
 from paintkit import ambient
 from paintkit.errors import NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager
 from paintkit.testing import FakeClock
-from tests.sqlalchemy.house import House, Paint
+from tests.sqlalchemy.house import Base, House, Paint
 
 blocking_only = pytest.mark.parametrize("url", ["sqlite-memory", "postgres"], indirect=True)
 
 
 class Boom(Exception):
     """What the code under test raises."""
+
+
+class Reply(Base):
+    """A row that looks like a response."""
+
+    __tablename__ = "reply"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    status_code: Mapped[int]
 
 
 def test_outermost_boundary_commits(house: House) -> None:
@@ -346,6 +357,22 @@ def test_error_response_rolls_back(house: House) -> None:
     house.run(scenario)
 
 
+def test_an_entity_is_no_response(house: House) -> None:
+    """A mapped object that has a column called `status_code` decides nothing."""
+
+    async def scenario() -> None:
+        @house.db.with_database_session
+        @house.function
+        async def record() -> Reply:
+            await house.add("a")
+            return Reply(status_code=500)
+
+        await house.settle(record())
+        assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
 def test_rollback_if_decides(house: House) -> None:
     """`rollback_if` replaces the rule for results."""
 
@@ -667,9 +694,30 @@ def test_signature_is_kept() -> None:
 
 
 @pytest.mark.parametrize("url", ["aiosqlite", "postgres-async"], indirect=True)
+def test_cancellation_does_not_cut_a_commit_short(house: House) -> None:
+    """A cancellation that arrives during the commit is raised when all is done: the commit, its hooks, the return."""
+
+    async def scenario() -> None:
+        seen: list[int] = []
+
+        async def work() -> None:
+            async with house.unit():
+                await house.add("a")
+                house.db.on_commit(lambda: seen.append(1))
+                event.listen(house.db.engine, "commit", lambda connection: task.cancel(), once=True)
+
+        task = asyncio.ensure_future(work())
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ([1], 0) == (seen, house.db.get_connection_stats()["checked_out"])
+        assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize("url", ["aiosqlite", "postgres-async"], indirect=True)
 def test_cancellation_gives_the_connection_back(house: House) -> None:
     """A task that is cancelled inside a unit of work, at whatever await, stores nothing and leaks no connection."""
-    import asyncio
 
     async def scenario() -> None:
         for steps in range(12):

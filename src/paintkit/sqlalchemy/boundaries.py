@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from paintkit.typing import P, R, Seconds
 
 __all__ = ["Boundary", "Isolation", "Options", "Propagation", "decorate"]
+
+_log: Final = logging.getLogger("paintkit.sqlalchemy")
 
 T = TypeVar("T")
 
@@ -139,9 +142,12 @@ class Boundary:
             self.close(error)
             return
         try:
-            actions = await _uncancelled(_in_greenlet(self.close, error))
+            await _uncancelled(self._finish(error))
         finally:
             self.suspend()  # in this context: the end had one of its own
+
+    async def _finish(self, error: BaseException | None) -> None:
+        actions = await _in_greenlet(self.close, error)
         if actions:
             with _outside():
                 await hooks.run(actions, asyncio=True)
@@ -319,15 +325,17 @@ async def _in_greenlet(call: Callable[..., T], *args: object) -> T:
     return await greenlet_spawn(call, *args)
 
 
-async def _uncancelled(work: Coroutine[Any, Any, T]) -> T:
+async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
     """Await work to its end even if this task is cancelled meanwhile; the cancellation follows then."""
     import asyncio
 
     task = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait((task,))
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.error("a unit of work was cancelled while it ended, and failed", exc_info=failure)
         raise
 
 

@@ -260,10 +260,10 @@ class UnitOfWork:
         try:
             self.session.close_unit()
         except Exception as failure:  # noqa: BLE001 - told and logged; the first error is the one to raise
-            _log.exception("closing a unit of work failed; its connection is discarded")
+            # SQLAlchemy has closed the session all the same, and its pool resets or drops the connection.
+            _log.exception("closing a unit of work failed")
             if error is not None:
                 error.add_note(f"paintkit: the rollback failed, too: {failure!r}")
-            self.session.invalidate()
         finally:
             if self._dirty:
                 self._dirty.clear()
