@@ -19,7 +19,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from paintkit import CircuitOpenError, CircuitState, RejectedError, circuit_breaker, observe
+from paintkit import (
+    CallTimeoutError,
+    CircuitOpenError,
+    CircuitState,
+    DeadlineExceededError,
+    RejectedError,
+    circuit_breaker,
+    deadline,
+    observe,
+    timeout,
+)
 from paintkit import clock as source
 from paintkit.policies._circuit_breaker import CircuitBreaker
 from paintkit.testing import FakeClock, scripted
@@ -215,6 +225,25 @@ class TestClosed:
 
         assert CLOSED is breaker.state
         assert 0 == breaker.metrics().failures
+
+    def test_a_call_that_our_timeout_ends_counts(self, clock):
+        """The dependency was too slow: the cancellation is no wish of the caller's."""
+        breaker = made(failure_threshold=1)
+
+        with pytest.raises(CallTimeoutError):
+            clock.run(timeout(2.0)(breaker(asyncio.sleep))(60))
+
+        assert OPEN is breaker.state
+        assert 2.0 == clock.now()
+
+    def test_a_call_that_our_deadline_ends_counts(self, clock):
+        """The same for the time of everything around."""
+        breaker = made(failure_threshold=1)
+
+        with pytest.raises(DeadlineExceededError):
+            clock.run(deadline(2.0)(breaker(asyncio.sleep))(60))
+
+        assert OPEN is breaker.state
 
     def test_refusals_of_other_policies_do_not_count(self, colour):
         """An open circuit further in is no failure of ours to record."""

@@ -17,10 +17,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paintkit import (
     CircuitOpenError,
     DeadlineExceededError,
+    RetryBudget,
     ambient,
     backoff,
     circuit_breaker,
@@ -30,6 +33,7 @@ from paintkit import (
 from paintkit import clock as source
 from paintkit.policies._retry import Retry
 from paintkit.testing import FakeClock, scripted
+from paintkit.testing.strategies import durations
 from tests.colours import Colour
 
 AT_ONCE = backoff.constant(0)
@@ -560,6 +564,49 @@ class TestSharing:
             list(pool.map(lambda _: policy.call(scripted(OSError, "done")), range(400)))
 
         assert 400 == policy.retries
+
+
+class TestBudget:
+    @given(st.lists(durations(longest=2.0), min_size=1, max_size=60))
+    def test_an_outage_raises_the_load_by_the_ratio_only(self, gaps):
+        """However many calls fail: a share of the first attempts, and the reserve."""
+        clock = FakeClock._active
+        began = clock.now()
+        policy = retry(on=OSError, attempts=4, backoff=AT_ONCE, budget=RetryBudget(ratio=0.2, reserve=0.5))
+
+        for gap in gaps:
+            clock.advance(gap)
+            with pytest.raises(OSError):
+                policy.call(scripted(forever=OSError))
+
+        # The reserve of one window may have gathered before.
+        assert policy.retries <= 0.2 * len(gaps) + 0.5 * (clock.now() - began + 10.0) + 1
+
+    def test_a_refused_retry_raises_the_real_exception_at_once(self, colour, clock):
+        """Before the sleep, not after it."""
+        budget = RetryBudget(ratio=0.001, reserve=0)
+        call = colour.script(OSError("real"), "never")
+
+        with pytest.raises(OSError, match="real"):
+            colour.call(retry(on=OSError, backoff=backoff.constant(5), budget=budget)(call))
+
+        assert [] == clock.sleeps
+
+    def test_a_cancelled_sleep_gives_its_share_back(self, clock):
+        """What was paid for and not made can be made by another call."""
+        budget = RetryBudget(ratio=1.0, reserve=0)
+        policy = retry(on=OSError, attempts=3, backoff=backoff.constant(1), budget=budget)
+
+        async def main() -> str:
+            task = asyncio.create_task(policy.acall(Colour.ASYNCIO.script(OSError)))
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            # Two retries: one of its own, one that the first call could not use.
+            return await policy.acall(Colour.ASYNCIO.script(OSError, OSError, "done"))
+
+        assert "done" == clock.run(main())
 
 
 class TestTracebacks:
