@@ -200,3 +200,22 @@ def test_the_books_agree(history, maxsize):
         assert held == queued
         stats = cache.get_stats()
         assert sum(step == "call" for step, _ in history) == stats["hits"] + stats["misses"]
+
+
+def test_a_finaliser_in_the_midst_of_a_step_does_not_deadlock(cache, colour):
+    """Garbage collected while the lock is held may call the cache: it computes alone, and what it invalidates goes."""
+    values = iter(range(10))
+    load = cache.cache_result(tags=("t",))(colour.function(lambda x: next(values)))
+    assert 0 == colour.call(load, 1)
+    seen = []
+
+    class Garbage:
+        def __del__(self):
+            cache.invalidate("t")
+            seen.append(colour.call(load, 2))
+
+    with cache._store.lock:
+        Garbage()  # as if an allocation in here had set off the collector
+    assert [1] == seen
+    assert 2 == colour.call(load, 2)
+    assert 3 == colour.call(load, 1)

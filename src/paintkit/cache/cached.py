@@ -314,7 +314,7 @@ class Loader:
                     return begun.value
                 if begun is mine:
                     await runtime.lead(mine, later, self.store.land)
-                elif not await runtime.join(begun):
+                elif begun is None or not await runtime.join(begun):
                     return await self._load_alone(call, later, runtime)
                 landing = begun.landed()
                 if not isinstance(landing, Abandoned):

@@ -40,15 +40,18 @@ class Store:
 
     def __init__(self, name: str, maxsize: int) -> None:
         self.name = name
-        self.lock = threading.Lock()  # guards all that follows, and the sections
+        # Guards all that follows, and the sections. Any allocation under it may run the finaliser of some garbage, which
+        # may call this cache again: in the midst of a step nothing is begun, and what has to be done is put off.
+        self.lock = threading.RLock()
         self.level = MemoryLevel(maxsize)
         self.invalidations = 0
         self._flights: dict[tuple[Table, Hashable], Flight] = {}
         self._ledger = Ledger()
         self._sections: dict[Section, weakref.ref[Any]] = {}
         self._former = Counters()  # of functions that are gone
-        # What died and has to go. Appended by callbacks of weak references, which cannot wait for the lock.
+        # What died and has to go, and what was put off. Callbacks of weak references append, and cannot wait for the lock.
         self._graveyard: deque[Section | Table | Identity] = deque()
+        self._put_off: deque[Target] = deque()
         with _forking:
             _stores.add(self)
 
@@ -75,23 +78,35 @@ class Store:
 
     # --- Loads ---
 
-    def begin(self, flight: Flight) -> Success[Any] | Flight:
-        """Return the value that came in the meantime, else the flight that loads it: one to join, or this one to lead."""
+    def begin(self, flight: Flight) -> Success[Any] | Flight | None:
+        """Return the value that came in the meantime, else the flight that loads it: one to join, or this one to lead.
+
+        Return `None` in the midst of another step: then the caller loads alone.
+        """
+        if self._in_a_step():
+            return None
+        try:
+            with self.lock:
+                return self._find(flight)
+        finally:
+            if self._graveyard or self._put_off:
+                self._tidy()
+
+    def _find(self, flight: Flight) -> Success[Any] | Flight:
         call = flight.call
+        entry = call.table.get(call.key)
+        if entry is not None and clock.now() < entry.due:
+            entry.hits += 1
+            return Success(entry.value)
         counters = call.table.section.counters
-        with self.lock:
-            entry = call.table.get(call.key)
-            if entry is not None and clock.now() < entry.due:
-                entry.hits += 1
-                return Success(entry.value)
-            counters.misses += 1
-            other = self._flights.get((call.table, call.key))
-            if other is not None and not other.stranded:
-                counters.joined += 1
-                return other
-            flight.registered = True
-            self._flights[call.table, call.key] = flight
-            return flight
+        counters.misses += 1
+        other = self._flights.get((call.table, call.key))
+        if other is not None and not other.stranded:
+            counters.joined += 1
+            return other
+        flight.registered = True
+        self._flights[call.table, call.key] = flight
+        return flight
 
     def note_miss(self, call: Call) -> None:
         """Count a miss that takes no flight."""
@@ -121,7 +136,7 @@ class Store:
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
-        if evicted or self._graveyard:
+        if evicted or self._graveyard or self._put_off:
             self._afterwards(evicted)
         if isinstance(landing, Failure):
             observations.emit(
@@ -130,6 +145,8 @@ class Store:
 
     def keep(self, call: Call, value: Any, since: int) -> None:
         """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""
+        if self._in_a_step():
+            return
         now = clock.now()
         evicted: list[Entry] = []
         with self.lock:
@@ -151,6 +168,9 @@ class Store:
 
     def drop(self, target: Target) -> None:
         """Drop what a target covers, here and now."""
+        if self._in_a_step():
+            self._put_off.append(target)
+            return
         with self.lock:
             self._ledger.note(target.mark, next_epoch())
             entries = list(target.entries(self.level))
@@ -203,13 +223,24 @@ class Store:
 
     def _tidy(self) -> None:
         """Let go of the entries of what died, if the lock is free; else whoever holds it comes here after releasing it."""
+        if self._in_a_step():
+            return
+        while self._put_off:
+            self.drop(self._put_off.popleft())
         while self._graveyard and self.lock.acquire(blocking=False):
-            try:
-                while self._graveyard:
-                    self._let_go(self._graveyard.popleft())
-                _waste = self.level.take_waste()
-            finally:
-                self.lock.release()
+            self._clear_graveyard()
+
+    def _clear_graveyard(self) -> None:
+        try:
+            while self._graveyard:
+                self._let_go(self._graveyard.popleft())
+            _waste = self.level.take_waste()
+        finally:
+            self.lock.release()
+
+    def _in_a_step(self) -> bool:
+        """Whether this very thread holds the lock already."""
+        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def _let_go(self, dead: Section | Table | Identity) -> None:
         match dead:
