@@ -186,7 +186,7 @@ class TestRegistry:
 
         stats = recovery.get_stats()
 
-        assert {"retries", "circuit_breakers"} == set(stats)
+        assert {"retries", "circuit_breakers", "policies"} == set(stats)
         assert ["retry"] == list(stats["retries"])
         assert "open" in stats["circuit_breakers"]["breaker"].values()
         assert 1 in stats["retries"]["retry"].values()

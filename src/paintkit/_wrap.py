@@ -11,6 +11,7 @@ A template is the body of the wrapper, with these placeholders:
 - `$call`: the call of the protected function with the wrapper's arguments (`fn(a, b=b, *args)`), not awaited;
 - `$later`: the same call as a `functools.partial`, to be made out of line;
 - `$arguments`: the arguments alone, as they stand between the parentheses of a call;
+- `$given`: the same, as the user gave them: without the function that `Policy.call` carries;
 - `$anything_else`: a helper or a local variable, made unique.
 """
 
@@ -21,8 +22,9 @@ import functools
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
+from paintkit import observations
 from paintkit._streams import aopen_stream, open_stream
 
 if TYPE_CHECKING:
@@ -40,11 +42,15 @@ __all__ = [
     "call_of",
     "colour_of",
     "name_of",
+    "remembered",
     "wrap",
 ]
 
 # The flags of code objects that matter here, spelled out because importing `inspect` costs more than all of paintkit.
 _VARARGS, _VARKEYWORDS, _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x04, 0x08, 0x20, 0x80, 0x200
+
+
+PolicyT = TypeVar("PolicyT", bound="Policy")
 
 
 class Colour(enum.Enum):
@@ -102,6 +108,9 @@ class Policy:
     """
 
     _templates: Templates
+    # What `reconfigure` may change: the options that are not written into the wrappers.
+    _adjustable: frozenset[str] = frozenset()
+    _origin: _Origin | None = None
     _bound: Callable[..., Any] | None = None
     _abound: Callable[..., Any] | None = None
 
@@ -131,12 +140,62 @@ class Policy:
             self._abound = self(_acall)
         return cast("R", await self._abound(fn, *args, **kwargs))
 
+    def reconfigure(self, **options: Any) -> None:
+        """Change options of this policy while it is at work; its state stays, and calls in progress end as they began.
+
+        Args:
+            options: New values for arguments of the function that made the policy.
+
+        Raises:
+            TypeError: An option is unknown, or has the wrong type.
+            ValueError: A value is out of range, or the option is written into the wrappers and cannot change.
+        """
+        fixed = sorted(options.keys() - self._adjustable)
+        if fixed or self._origin is None:
+            changeable = ", ".join(sorted(self._adjustable)) or "nothing"
+            raise ValueError(
+                f"{', '.join(fixed)} of {self.name!r} cannot change while it is at work, make a new policy for that;"
+                f" what can change: {changeable}"
+            )
+        origin = self._origin._replace(options={**self._origin.options, **options})
+        self._take_over(origin.make_again())
+        self._origin = origin
+        observations.emit("policy.reconfigured", self.name, **options)
+
     def worst_case(self, cost: Cost) -> Cost:
         """Return what one call under this policy costs at worst, when what it protects costs `cost`."""
         return cost
 
+    def _take_over(self, fresh: Any) -> None:
+        """Go on with the options of another policy of the same kind."""
+        raise NotImplementedError
+
     def _helpers(self) -> Mapping[str, Any]:
         raise NotImplementedError
+
+
+class _Origin(NamedTuple):
+    """How a policy was made."""
+
+    make: Callable[..., Policy]
+    options: Mapping[str, Any]
+
+    def make_again(self) -> Policy:
+        """Make another one, which talks to nobody: only its options are wanted."""
+        return self.make(**{**self.options, "shared": None} if "shared" in self.options else self.options)
+
+
+def remembered(make: Callable[P, PolicyT]) -> Callable[P, PolicyT]:
+    """Let the policies that a function makes remember how they were made, which `reconfigure` needs."""
+    names = make.__code__.co_varnames
+
+    @functools.wraps(make)
+    def factory(*args: P.args, **kwargs: P.kwargs) -> PolicyT:
+        policy = make(*args, **kwargs)
+        policy._origin = _Origin(make, {**dict(zip(names, args, strict=False)), **kwargs})
+        return policy
+
+    return factory
 
 
 def _call(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +207,14 @@ async def _acall(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:
 
 
 # Functions of ours that only carry a call of the user's.
-_CARRIERS = frozenset({_call, _acall, open_stream, aopen_stream})
+_CARRIERS = (_call, _acall, open_stream, aopen_stream)
+
+
+def _carries(fn: object) -> bool:
+    """Whether `fn` is one of them, or a wrapper around one."""
+    while hasattr(fn, "__wrapped__"):
+        fn = fn.__wrapped__
+    return any(fn is carrier for carrier in _CARRIERS)
 
 
 def wrap(
@@ -187,7 +253,8 @@ def _generate(
     fn: object, head: str, parameters: Parameters, body: str, helpers: Mapping[str, Any]
 ) -> AnyCallable:
     prefix = _unused_prefix(parameters.names)
-    source = _expand(f"{head}({parameters.declaration}):\n{body}", parameters, prefix)
+    given = parameters.arguments.partition(", ")[2] if _carries(fn) else parameters.arguments
+    source = _expand(f"{head}({parameters.declaration}):\n{body}", parameters.arguments, given, prefix)
     namespace = {prefix + name: helper for name, helper in helpers.items()}
     namespace[f"{prefix}fn"] = fn
     namespace[f"{prefix}partial"] = functools.partial
@@ -230,7 +297,7 @@ def name_of(fn: object) -> str:
 
 def call_of(later: functools.partial[Any]) -> functools.partial[Any]:
     """Return the user's own call behind one that `Policy.call` makes, or that opens a generator."""
-    while later.func in _CARRIERS and later.args:
+    while _carries(later.func) and later.args:
         fn, *args = later.args
         later = fn if isinstance(fn, functools.partial) else functools.partial(fn, *args, **later.keywords)
     return later
@@ -325,10 +392,10 @@ def _unused_prefix(names: tuple[str, ...]) -> str:
     return prefix
 
 
-def _expand(template: str, parameters: Parameters, prefix: str) -> str:
-    call = f"{prefix}fn({parameters.arguments})"
-    later = f"{prefix}partial({', '.join(filter(None, (prefix + 'fn', parameters.arguments)))})"
-    texts = {"call": call, "later": later, "arguments": parameters.arguments}
+def _expand(template: str, arguments: str, given: str, prefix: str) -> str:
+    call = f"{prefix}fn({arguments})"
+    later = f"{prefix}partial({', '.join(filter(None, (prefix + 'fn', arguments)))})"
+    texts = {"call": call, "later": later, "arguments": arguments, "given": given}
     return re.sub(r"\$(\w+)", lambda found: texts.get(found[1], prefix + found[1]), template)
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from paintkit import _arguments, backoff
-from paintkit._wrap import name_of
+from paintkit._wrap import Policy, name_of
 from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
 from paintkit.policies._retry import Retry, retry
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ErrorRecoveryManager"]
 
-PolicyT = TypeVar("PolicyT", Retry, CircuitBreaker)
+PolicyT = TypeVar("PolicyT", bound=Policy)
+AnyPolicy = TypeVar("AnyPolicy", bound=Policy)
+
+# A name for every call, not for every dependency, would grow for ever.
+_MOST = 1_000
 
 _LONGEST_DELAY = 60.0
 
@@ -43,6 +47,7 @@ class ErrorRecoveryManager:
     def __init__(self) -> None:
         self._retries: _Registry[Retry] = _Registry("retry")
         self._breakers: _Registry[CircuitBreaker] = _Registry("circuit breaker")
+        self._others: _Registry[Policy] = _Registry("policy")
 
     @property
     def circuit_breakers(self) -> Mapping[str, CircuitBreaker]:
@@ -129,15 +134,52 @@ class ErrorRecoveryManager:
 
         return self._breakers.decorator(name, tuple(options.values()), make)
 
+    def add(self, policy: AnyPolicy) -> AnyPolicy:
+        """Keep another named policy (a bulkhead, a rate limit, …) with the rest, for pages and the command line.
+
+        Args:
+            policy: Any policy with a name of its own.
+
+        Returns:
+            The policy, so that it can be made and added in one line.
+
+        Raises:
+            TypeError: It is no policy.
+            ValueError: Another policy has that name.
+
+        Example:
+            >>> recovery = ErrorRecoveryManager()
+            >>> from paintkit import bulkhead
+            >>> renderer = recovery.add(bulkhead(2, name="renderer"))
+            >>> recovery.policies["renderer"] is renderer
+            True
+        """
+        if not isinstance(policy, Policy):
+            raise TypeError(f"policy must be a policy, such as bulkhead(8), not {policy!r}")
+        self._others.keep(policy)
+        return policy
+
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """The policies that were added, by name, read-only and live."""
+        return self._others.policies
+
     def get_stats(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return plain numbers and names for pages and exporters: `{"retries": …, "circuit_breakers": …}`, by policy."""
+        """Return plain numbers and names for pages and exporters: `{"retries": …, "circuit_breakers": …, "policies": …}`, by policy."""
         return {
             "retries": {name: {"retries": policy.retries} for name, policy in self.retries.items()},
             "circuit_breakers": {
                 name: {**policy.metrics()._asdict(), "state": policy.state.value}
                 for name, policy in self.circuit_breakers.items()
             },
+            "policies": {name: _metrics(policy) for name, policy in self.policies.items()},
         }
+
+
+def _metrics(policy: Policy) -> dict[str, Any]:
+    """Plain numbers of whichever policy; one that counts nothing shows none."""
+    metrics = getattr(policy, "metrics", None)
+    return dict(metrics()._asdict()) if callable(metrics) else {}
 
 
 class _Registry(Generic[PolicyT]):
@@ -163,6 +205,7 @@ class _Registry(Generic[PolicyT]):
     def _policy(self, name: str, options: object, make: Callable[[str], PolicyT]) -> PolicyT:
         with self._lock:
             if name not in self._policies:
+                self._check_room()
                 self._policies[name], self._options[name] = make(name), options
             elif self._options[name] != options:
                 raise ValueError(
@@ -170,3 +213,19 @@ class _Registry(Generic[PolicyT]):
                     " use the same options or another name"
                 )
             return self._policies[name]
+
+    def keep(self, policy: PolicyT) -> None:
+        """Keep a policy that was made elsewhere under its own name."""
+        with self._lock:
+            if self._policies.get(policy.name, policy) is not policy:
+                raise ValueError(
+                    f"another {self._kind} is called {policy.name!r}: give this one a name of its own"
+                )
+            self._check_room()
+            self._policies[policy.name] = policy
+
+    def _check_room(self) -> None:
+        if len(self._policies) >= _MOST:
+            raise ValueError(
+                f"there are {_MOST} named policies: name them after dependencies, not after calls"
+            )

@@ -99,6 +99,10 @@ class Streak:
         self.length = self.length + 1 if failed else 0
         return self.length >= self._threshold
 
+    def take_over(self, other: Streak) -> None:
+        """Go on with the threshold of another streak."""
+        self._threshold = other._threshold
+
     def clear(self) -> None:
         """Forget the streak."""
         self.length = 0
@@ -137,6 +141,11 @@ class Rate:
             counts.failures >= self._failure_rate * counts.calls
             or counts.slow >= self._slow_rate * counts.calls
         )
+
+    def take_over(self, other: Rate) -> None:
+        """Go on with the limits of another rate; the window stays."""
+        self._failure_rate, self._slow_rate = other._failure_rate, other._slow_rate
+        self._min_calls = other._min_calls
 
     def clear(self) -> None:
         """Forget the window."""
@@ -318,6 +327,11 @@ class Breaker:
         """Take back a current permit without a verdict."""
         if permit.lease is not None:
             del self._leases[permit.lease]
+
+    def take_over(self, other: Breaker) -> None:
+        """Go on with the settings of another machine; the state stays, and so does a lease that has been given."""
+        for setting in ("_recovery_timeout", "_longest", "_probes", "_concurrent", "_probe_timeout"):
+            setattr(self, setting, getattr(other, setting))
 
     @property
     def open_until(self) -> float:

@@ -42,6 +42,14 @@ class Permits(Generic[W]):
         """How many permits are taken."""
         return self.limit - len(self.free)
 
+    def take_over(self, other: Permits[W]) -> int:
+        """Go on with the limits of another machine; returns how many permits have to go for that."""
+        self._longest_queue = other._longest_queue
+        surplus = self.limit - other.limit
+        self.limit = other.limit
+        self.free.extend([None] * -surplus)
+        return max(surplus, 0)
+
     def enqueue(self, waiter: W) -> bool:
         """Join the queue; False when it is full."""
         if self._longest_queue is not None and len(self.waiting) >= self._longest_queue:
@@ -59,7 +67,10 @@ class Permits(Generic[W]):
 
     def hand_over(self) -> W | None:
         """Take a free permit for the first who waits and return them, or `None` if one of the two is missing."""
-        if not self.waiting or not self.free:
+        if not self.waiting:
             return None
-        self.free.pop()
+        try:
+            self.free.pop()
+        except IndexError:
+            return None  # asking first would not help: who takes a permit holds no lock
         return self.waiting.popleft()

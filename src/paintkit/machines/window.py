@@ -41,11 +41,12 @@ class Window(Protocol):
 class TimeWindow:
     """The calls of the last seconds, exact to a tenth of the span.
 
-    The instants given must not decrease. `calls` and `ends` are open to the happy path of a breaker, which notes a
-    success as `calls += 1` as long as `now < ends`.
+    The instants given must not decrease. `calls` and `quiet_until` are open to the happy path of a breaker, which notes a
+    success as `calls += 1` as long as `now < quiet_until`: it changes no verdict then.
 
     Args:
         span: Seconds (> 0).
+        least: How many calls there must be before a share of them means anything (>= 1).
     """
 
     __slots__ = (
@@ -53,15 +54,18 @@ class TimeWindow:
         "_closed_calls",
         "_closed_failures",
         "_closed_slow",
+        "_ends",
         "_failures",
+        "_least",
         "_slow",
         "_width",
         "calls",
-        "ends",
+        "quiet_until",
     )
 
-    def __init__(self, span: float) -> None:
+    def __init__(self, span: float, least: int = 1) -> None:
         self._width = span / _BUCKETS
+        self._least = least
         self.clear()
 
     def clear(self) -> None:
@@ -71,8 +75,9 @@ class TimeWindow:
         self._failures = self._slow = 0
         #: Calls in the bucket that is being filled.
         self.calls = 0
-        #: When that bucket ends.
-        self.ends = float("-inf")
+        self._ends = float("-inf")  # of that bucket
+        #: Until when a success needs no verdict.
+        self.quiet_until = float("-inf")
 
     def note(self, now: float, *, failed: bool, slow: bool) -> None:
         """Record one call that ended at `now`."""
@@ -80,6 +85,7 @@ class TimeWindow:
         self.calls += 1
         self._failures += failed
         self._slow += slow
+        self._look_ahead()
 
     def counts(self, now: float) -> Counts:
         """Return the totals of the window that ends at `now`."""
@@ -91,16 +97,27 @@ class TimeWindow:
         )
 
     def _advance(self, now: float) -> None:
-        if now < self.ends:
+        if now < self._ends:
             return
         if self.calls:
             self._close()
-        self.ends = now + self._width
+        self._ends = now + self._width
         self._forget(now)
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Find out until when a success changes no verdict: one more success lowers every share.
+
+        It does change the verdict where it is the call that makes the shares count, and time does where it makes the
+        window forget older successes.
+        """
+        failed_or_slow = self._closed_failures + self._failures + self._closed_slow + self._slow
+        too_few = self._closed_calls + self.calls < self._least
+        self.quiet_until = float("-inf") if failed_or_slow and too_few else self._ends
 
     def _close(self) -> None:
         bucket = Counts(self.calls, self._failures, self._slow)
-        self._closed.append((self.ends, bucket))
+        self._closed.append((self._ends, bucket))
         self._closed_calls += bucket.calls
         self._closed_failures += bucket.failures
         self._closed_slow += bucket.slow

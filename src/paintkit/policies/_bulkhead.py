@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from paintkit import _arguments, ambient, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Cost, Policy, Templates
+from paintkit._wrap import Cost, Policy, Templates, remembered
 from paintkit.errors import BulkheadFullError, DeadlineExceededError
 from paintkit.machines.permits import Permits
 
@@ -67,6 +67,7 @@ class Bulkhead(Policy):
     """A bulkhead; made by `bulkhead`."""
 
     _templates = _TEMPLATES
+    _adjustable = frozenset({"limit", "max_queue", "max_wait"})
 
     def __init__(
         self, limit: int, *, max_wait: float, max_queue: int | None, name: str, shadow: bool
@@ -100,6 +101,20 @@ class Bulkhead(Policy):
 
     def __repr__(self) -> str:
         return f"<bulkhead {self.name!r}: {self._permits.in_use} of {self._permits.limit}>"
+
+    def _take_over(self, fresh: Bulkhead) -> None:
+        self._max_wait = fresh._max_wait
+        with self._lock:
+            surplus = self._permits.take_over(fresh._permits)
+        for _ in range(surplus):
+            self._withdraw_one()
+        self._hand_on()
+
+    def _withdraw_one(self) -> None:
+        """Take one permit out of circulation: a free one, or the next that comes back."""
+        with self._lock:
+            self._permits.waiting.appendleft(Handover())  # nobody waits there, so what it gets is gone
+        self._hand_on()
 
     def _helpers(self) -> Mapping[str, Any]:
         return {
@@ -231,6 +246,7 @@ class Hold:
         self._entered = True
 
 
+@remembered
 def bulkhead(
     limit: int,
     *,

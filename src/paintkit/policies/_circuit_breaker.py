@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Policy, Templates
+from paintkit._wrap import Policy, Templates, remembered
 from paintkit.errors import CircuitOpenError, RejectedError
 from paintkit.machines.breaker import (
     Breaker,
@@ -50,10 +50,10 @@ _NOTE_STREAK = """\
 """
 
 # A success is one more call in the bucket of now. Under the GIL `calls += 1` cannot be torn: threads switch only at
-# calls and back edges. A result of another generation, or after the bucket's end, goes the long way.
+# calls and back edges. A result of another generation, or one that may change a verdict, goes the long way.
 _NOTE_WINDOW = """\
         $now = $clock.now()
-        if $now < $window.ends and $breaker.passing is $generation{quick}:
+        if $now < $window.quiet_until and $breaker.passing is $generation{quick}:
             $window.calls += 1
         else:
             $succeeded($generation{started})
@@ -154,6 +154,23 @@ class CircuitBreaker(Policy):
             async_generator=async_generator_within("async with $guard():"),
         )
 
+    _adjustable = frozenset(
+        {
+            "concurrent_probes",
+            "failure_rate",
+            "failure_threshold",
+            "ignore",
+            "longest_recovery",
+            "min_calls",
+            "on_state_change",
+            "probe_timeout",
+            "probes",
+            "record",
+            "recovery_timeout",
+            "slow_call_rate",
+        }
+    )
+
     @property
     def state(self) -> CircuitState:
         """The state at this moment; `HALF_OPEN` as soon as the open time is over, before any call."""
@@ -199,6 +216,12 @@ class CircuitBreaker(Policy):
     def metrics_only(self) -> None:
         """Let every call pass and record its result, but never open, until `reset()`."""
         self._enter(CircuitState.METRICS_ONLY)
+
+    def _take_over(self, fresh: CircuitBreaker) -> None:
+        with self._lock:
+            self._rules.take_over(fresh._rules)  # first, for it may refuse
+            self._machine.take_over(fresh._machine)
+            self._judge = fresh._judge
 
     def reset(self) -> None:
         """Close the circuit and forget its history."""
@@ -430,19 +453,40 @@ class _Rules(NamedTuple):
     rule: TripRule
     note: str
     streak: Streak | None
-    window: Window | None
+    rate: Rate | None
 
     @classmethod
     def of(cls, streak: Streak | None, rate: Rate | None) -> _Rules:
         """Choose the cheapest note of a success that tells the rules what they need."""
         if streak is not None and rate is not None:
-            return cls(Either(streak, rate), _NOTE_UNDER_LOCK, streak, rate.window)
+            return cls(Either(streak, rate), _NOTE_UNDER_LOCK, streak, rate)
         if streak is not None:
             return cls(streak, _NOTE_STREAK, streak, None)
         if rate is None:
             raise ValueError("a circuit breaker needs a rule")
         note = _NOTE_WINDOW if isinstance(rate.window, TimeWindow) and _has_gil() else _NOTE_UNDER_LOCK
-        return cls(rate, note, None, rate.window)
+        return cls(rate, note, None, rate)
+
+    @property
+    def window(self) -> Window | None:
+        """What the rate looks at."""
+        return None if self.rate is None else self.rate.window
+
+    def take_over(self, fresh: _Rules) -> None:
+        """Go on with other limits of the same rules.
+
+        Raises:
+            ValueError: The rules are others.
+        """
+        if (self.streak is None, self.rate is None) != (fresh.streak is None, fresh.rate is None):
+            raise ValueError(
+                "failure_threshold, or failure_rate and min_calls, cannot make a streak of a rate, nor the reverse:"
+                " make a new breaker for that"
+            )
+        if self.streak is not None and fresh.streak is not None:
+            self.streak.take_over(fresh.streak)
+        if self.rate is not None and fresh.rate is not None:
+            self.rate.take_over(fresh.rate)
 
     def counts(self, now: float) -> Counts:
         """What the window holds."""
@@ -453,6 +497,7 @@ def _has_gil() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+@remembered
 def circuit_breaker(
     name: str = _UNNAMED,
     *,
@@ -600,11 +645,10 @@ def _rate(
         raise ValueError("window (seconds) and window_calls (a number of calls) exclude each other: pass one")
     share = 0.5 if failure_rate is None else _arguments.ratio("failure_rate", failure_rate)
     slow = 0.5 if slow_call_rate is None else _arguments.ratio("slow_call_rate", slow_call_rate)
-    if window_calls is None:
-        recent: Window = TimeWindow(30.0 if window is None else _arguments.seconds("window", window))
-        least = 20
-    else:
-        size = _arguments.count("window_calls", window_calls, most=1_000_000)
-        recent, least = CountWindow(size), min(20, size)
-    wanted = least if min_calls is None else _arguments.count("min_calls", min_calls, most=window_calls)
-    return Rate(recent, share, None if slow_call_duration is None else slow, wanted)
+    size = None if window_calls is None else _arguments.count("window_calls", window_calls, most=1_000_000)
+    least = min(20, size or 20)
+    if min_calls is not None:
+        least = _arguments.count("min_calls", min_calls, most=size)
+    span = 30.0 if window is None else _arguments.seconds("window", window)
+    recent: Window = TimeWindow(span, least) if size is None else CountWindow(size)
+    return Rate(recent, share, None if slow_call_duration is None else slow, least)

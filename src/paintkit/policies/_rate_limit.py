@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive, settle
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Cost, Policy, Templates, call_of
+from paintkit._wrap import Cost, Policy, Templates, call_of, remembered
 from paintkit.errors import RateLimitedError
 from paintkit.machines.token_bucket import TokenBucket
 
@@ -96,6 +96,8 @@ class RateLimitMetrics(NamedTuple):
 class RateLimit(Policy):
     """A rate limit; made by `rate_limit`."""
 
+    _adjustable = frozenset({"burst", "max_keys", "max_wait", "per", "rate"})
+
     def __init__(
         self,
         buckets: _Buckets,
@@ -139,6 +141,11 @@ class RateLimit(Policy):
 
     def __repr__(self) -> str:
         return f"<rate_limit {self.name!r}: {self._buckets}>"
+
+    def _take_over(self, fresh: RateLimit) -> None:
+        self._max_wait = fresh._max_wait
+        with self._lock:
+            self._buckets.take_over(fresh._buckets, clock.now())
 
     def _helpers(self) -> Mapping[str, Any]:
         return {
@@ -221,20 +228,17 @@ class RateLimit(Policy):
         patience = self._max_wait if left is None else min(self._max_wait, left)
         with self._lock:
             wait = bucket.wait(now, weight)
-            fits = wait <= patience
-            if fits:
-                bucket.take(now, weight)
-                self._waited += 1
-            else:
-                self._rejected += 1
-        if not fits:
+            taken = bucket.reserve(now, weight) if wait <= patience else None
+            self._waited += taken is not None
+            self._rejected += taken is None
+        if taken is None:
             self._refuse(wait)
             return
         try:
             await runtime.sleep(wait)
         except BaseException:  # cancelled: whoever comes next may have the token
             with self._lock:
-                bucket.give_back(weight)
+                bucket.give_back(clock.now(), taken)
             raise
 
     def _refuse(self, wait: float) -> None:
@@ -271,6 +275,14 @@ class _Buckets:
                 bucket = self._by_key[key] = self._new()
             return bucket
 
+    def take_over(self, fresh: _Buckets, now: float) -> None:
+        """Go on at another rate; what is used up stays used up."""
+        self._rate, self._per, self.burst = fresh._rate, fresh._per, fresh.burst
+        self.interval, self.tolerance = fresh.interval, fresh.tolerance
+        self._max_keys = fresh._max_keys
+        for bucket in (self.only, *self._by_key.values()):
+            bucket.take_over(fresh.only, now)
+
     def _make_room(self, now: float) -> None:
         if len(self._by_key) < self._max_keys:
             return
@@ -291,6 +303,7 @@ class _Buckets:
         return f"{self._rate:g} per {self._per:g} s, burst {self.burst:g}"
 
 
+@remembered
 def rate_limit(
     rate: float,
     per: Seconds = 1.0,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 from paintkit import _arguments, ambient, backoff, clock, observations
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
-from paintkit._wrap import Cost, Policy, Templates, call_of, name_of
+from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, remembered
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
 from paintkit.machines.retrying import GiveUp, RetryPlan
 
@@ -98,6 +98,19 @@ class _Options(NamedTuple):
 class Retry(Policy):
     """A retry policy; made by `retry`."""
 
+    _adjustable = frozenset(
+        {
+            "attempts",
+            "backoff",
+            "idempotent",
+            "never",
+            "on",
+            "retry_after",
+            "retry_after_cap",
+            "wait_for_circuit",
+        }
+    )
+
     def __init__(self, options: _Options) -> None:
         self._options = options
         self.name = options.name or "retry"
@@ -141,6 +154,9 @@ class Retry(Policy):
 
     def __repr__(self) -> str:
         return f"<retry {self.name!r}: {self._options.attempts} attempts>"
+
+    def _take_over(self, fresh: Retry) -> None:
+        self._options = fresh._options
 
     def _helpers(self) -> Mapping[str, Any]:
         return {
@@ -428,6 +444,7 @@ class Attempt:
             self._previous.unwrap()
 
 
+@remembered
 def retry(
     *,
     on: ErrorMatch,
