@@ -24,6 +24,7 @@ __all__ = ["Config", "DevelopmentConfig", "ProductionConfig", "load_config"]
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"}
 _SHORTEST_SECRET = 32  # characters: 128 bits in hexadecimal
+_STATEMENT_TIMEOUT = 30_000  # milliseconds
 _UPLOAD_BYTES = 10 * 1024 * 1024
 
 
@@ -50,6 +51,7 @@ class Config:
             "TESTING": self.testing,
             "SECRET_KEY": self.secret_key,
             "SQLALCHEMY_DATABASE_URI": self.database_url,
+            "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(self.database_url),
             "SESSION_COOKIE_NAME": "studio" if self.development else "__Host-studio",
             "SESSION_COOKIE_HTTPONLY": True,
             "SESSION_COOKIE_SAMESITE": "Lax",
@@ -172,6 +174,13 @@ def _database_url(given: str) -> str:
             f"DATABASE_URL names {url.drivername!r}: the studio runs on postgresql:// or sqlite://"
         )
     return url.render_as_string(hide_password=False)
+
+
+def _engine_options(url: str) -> dict[str, Any]:
+    """Return what the pool's own options leave open: no statement of a page runs for ever."""
+    if not url.startswith("postgresql"):
+        return {}
+    return {"connect_args": {"options": f"-c statement_timeout={_STATEMENT_TIMEOUT}"}}
 
 
 def _data_folder(environ: Mapping[str, str]) -> Path:

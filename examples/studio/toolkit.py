@@ -30,7 +30,7 @@ class Toolkit(NamedTuple):
         """Measure and protect a read: three attempts, and none at all while the database is known to be away."""
         retry = self.recovery.with_retry(2, 0.05, is_transient, name="database reads")
         breaker = self.recovery.circuit_breaker(5, 10, name="database", probes=1, record=is_transient)
-        return retry(breaker(self.monitor.measure(f"query {read.__name__}")(read)))
+        return retry(breaker(self.monitor.measure(f"query {read.__name__.lstrip('_')}")(read)))
 
     def repeat_write(self, write: Callable[P, R], /) -> Callable[P, R]:
         """Try a whole unit of work again, a fresh one each time, when the database says that this may help."""

@@ -4,6 +4,7 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint
 
 from studio import database
 from studio.models import Base
@@ -14,6 +15,13 @@ def test_migrations_make_the_models(database_url):
     engine = sqlalchemy.create_engine(database_url, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         assert [] == compare_metadata(MigrationContext.configure(connection), Base.metadata)
+        checks = sqlalchemy.inspect(connection).get_check_constraints("paints")
+    known = {
+        check.name
+        for check in Base.metadata.tables["paints"].constraints
+        if isinstance(check, CheckConstraint)
+    }
+    assert known == {check["name"] for check in checks}
 
 
 def test_down_and_up_again(tmp_path):

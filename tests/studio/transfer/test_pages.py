@@ -105,9 +105,10 @@ def test_a_real_sized_catalogue(house):
     data = (HEADER + rows).encode()
     with house.app.app_context():
         assert (9908, 9908, 0, 0) == house.services.importer.apply(data)[:4]
-        heard = statements_of(house)
+        heard, published = statements_of(house), house.services.kit.bus.get_stats()["published"]
         assert (9908, 0, 0, 9908) == house.services.importer.apply(data)[:4]
     assert ([], True) == (writing(heard), bool(heard))
+    assert published == house.services.kit.bus.get_stats()["published"]
     assert "9 908 paints" in text_of(house.visitor().get("/paints").text)
 
 

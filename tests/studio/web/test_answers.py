@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from sqlalchemy import text
 
 from paintkit.testing import FakeClock
 from tests.studio.house import paint, take_away
@@ -96,3 +97,10 @@ def test_an_untrusted_host_is_refused(config, open_house):
         assert 200 == app.test_client().get("/login", headers={"Host": "studio.example"}).status_code
     finally:
         app.extensions["studio"].close()
+
+
+def test_no_statement_runs_for_ever(house):
+    """PostgreSQL ends a statement after 30 seconds."""
+    with house.services.kit.db.unit_of_work(read_only=True) as session:
+        if "postgresql" == session.get_bind().dialect.name:
+            assert "30s" == session.execute(text("SHOW statement_timeout")).scalar_one()

@@ -14,8 +14,8 @@ def upgrade() -> None:
         "brands",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=80), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_brands"),
-        sa.UniqueConstraint("name", name="uq_brands_name"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_brands")),
+        sa.UniqueConstraint("name", name=op.f("uq_brands_name")),
     )
     op.create_table(
         "users",
@@ -25,8 +25,8 @@ def upgrade() -> None:
         sa.Column("password_hash", sa.String(length=255), nullable=False),
         sa.Column("session_version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_users"),
-        sa.UniqueConstraint("name", name="uq_users_name"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
+        sa.UniqueConstraint("name", name=op.f("uq_users_name")),
     )
     op.create_table(
         "paints",
@@ -51,13 +51,13 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("min_stock >= 0", name="ck_paints_min_stock_not_negative"),
-        sa.CheckConstraint("price_cents >= 0", name="ck_paints_price_not_negative"),
-        sa.CheckConstraint("stock BETWEEN 0 AND 1000000", name="ck_paints_stock_on_the_shelf"),
-        sa.ForeignKeyConstraint(["brand_id"], ["brands.id"], name="fk_paints_brand_id"),
-        sa.PrimaryKeyConstraint("id", name="pk_paints"),
+        sa.CheckConstraint("min_stock >= 0", name=op.f("ck_paints_min_stock_not_negative")),
+        sa.CheckConstraint("price_cents >= 0", name=op.f("ck_paints_price_not_negative")),
+        sa.CheckConstraint("stock BETWEEN 0 AND 1000000", name=op.f("ck_paints_stock_on_the_shelf")),
+        sa.ForeignKeyConstraint(["brand_id"], ["brands.id"], name=op.f("fk_paints_brand_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_paints")),
         sa.UniqueConstraint(
-            "brand_id", "range", "code", "name", "hex", name="uq_paints_brand_id_range_code_name_hex"
+            "brand_id", "range", "code", "name", "hex", name=op.f("uq_paints_brand_id_range_code_name_hex")
         ),
         sqlite_autoincrement=True,
     )
@@ -74,12 +74,12 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Integer(), nullable=True),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
-            ["paint_id"], ["paints.id"], name="fk_stock_moves_paint_id", ondelete="CASCADE"
+            ["paint_id"], ["paints.id"], name=op.f("fk_stock_moves_paint_id"), ondelete="CASCADE"
         ),
         sa.ForeignKeyConstraint(
-            ["user_id"], ["users.id"], name="fk_stock_moves_user_id", ondelete="SET NULL"
+            ["user_id"], ["users.id"], name=op.f("fk_stock_moves_user_id"), ondelete="SET NULL"
         ),
-        sa.PrimaryKeyConstraint("id", name="pk_stock_moves"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stock_moves")),
     )
     op.create_index("ix_stock_moves_paint_id_id", "stock_moves", ["paint_id", "id"])
 
