@@ -329,14 +329,28 @@ async def _uncancelled(work: Coroutine[Any, Any, None]) -> None:
     """Await work to its end even if this task is cancelled meanwhile; the cancellation follows then."""
     import asyncio
 
-    task = asyncio.ensure_future(work)
+    task = asyncio.ensure_future(_failure_of(work))
     try:
-        await asyncio.shield(task)
+        failure = await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait((task,))
-        if not task.cancelled() and (failure := task.exception()) is not None:
+        if (failure := task.result()) is not None:
             _log.error("a unit of work was cancelled while it ended, and failed", exc_info=failure)
         raise
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure  # the frame refers to the error, the error to the frame: break the circle
+
+
+async def _failure_of(work: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Return the error as a value: an interrupt that a task raises would stop the loop before its caller knows."""
+    try:
+        await work
+    except BaseException as failure:  # noqa: BLE001 - raised again by the caller
+        return failure
+    return None
 
 
 # What the generated wrappers do; see `paintkit._wrap`.

@@ -92,8 +92,7 @@ def _begin(connection: Connection) -> None:
     _set_read_only(connection, options.get(READ_ONLY, False))
     if options.get("isolation_level") == "AUTOCOMMIT":
         return
-    # At every start: SQLAlchemy hands the driver its own control back whenever it resets an isolation level.
-    connection.connection.dbapi_connection.isolation_level = None  # type: ignore[union-attr]  # sqlite3's attribute
+    # Python's driver, finding a transaction open, begins none of its own.
     connection.exec_driver_sql(f"BEGIN {options.get(BEGIN_MODE, 'DEFERRED')}")
 
 
