@@ -78,10 +78,11 @@ class Timeline:
             self._move(self.after(seconds))
 
     def sleep(self, seconds: float) -> None:
-        """Note a sleep, and let it pass."""
-        with self._changed:
-            self.sleeps.append(seconds)
-            self._move(self.after(seconds))
+        """Note a sleep, and let it pass; one of no length is none, as for `asyncio.sleep`, which sets no timer for it."""
+        if seconds > 0:
+            with self._changed:
+                self.sleeps.append(seconds)
+                self._move(self.after(seconds))
 
     def advance_to_next(self, timer: float = math.inf) -> bool:
         """Move to the earliest of `timer` and the instants that threads wait for; False if there is none."""

@@ -80,7 +80,7 @@ class FakeClock:
 
     @property
     def sleeps(self) -> list[float]:
-        """The seconds of every sleep so far, blocking or `asyncio.sleep`, in the order in which they began."""
+        """The seconds of every sleep so far, blocking or `asyncio.sleep`, as they began; one of no length is none."""
         return self._timeline.sleeps
 
     def now(self) -> float:
