@@ -51,6 +51,9 @@ def blocking() -> None:
     """Everything that is checked of blocking code."""
     assert_type(paint(1, page=2), str)
     assert_type(paint.info(), CacheInfo)
+    assert_type(paint.refresh(1), str)
+    assert_type(paint.peek(1, page=2), str | None)
+    assert_type(cache.of(Shelf().row).refresh(1), list[str])
     paint.invalidate(1)
     paint.invalidate(paint_id=1, page=2)
     assert_type(Shelf().row(1), list[str])
@@ -73,6 +76,8 @@ async def asynchronous() -> None:
     assert_type(await stock("x"), int)
     await stock.invalidate("x")
     assert_type(await stock.info(), CacheInfo)
+    assert_type(await stock.refresh("x"), int)
+    assert_type(await cache.of(Shelf().column).peek(1), bytes | None)
     assert_type(await Shelf().column(1), bytes)
     await cache.of(Shelf().column).invalidate(1)
     as_callable: Callable[[str], Coroutine[Any, Any, int]] = stock

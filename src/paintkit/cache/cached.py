@@ -19,6 +19,7 @@ from typing import (
     Protocol,
     Self,
     TypeVar,
+    cast,
     overload,
 )
 
@@ -176,7 +177,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
         as_made=options.key_func is not None,
     )
     extras: _Calls = (Extras if colour is Colour.BLOCKING else AsyncExtras)(loader, bind)
-    for name in ("invalidate", "info"):
+    for name in ("invalidate", "refresh", "peek", "info"):
         setattr(wrapper, name, getattr(extras, name))
     wrapper._paintkit_extras = extras  # type: ignore[attr-defined]  # a function takes any attribute
     store.attend(section, wrapper)
@@ -270,16 +271,16 @@ class Loader:
     def miss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in blocking code."""
         call = self.locate(later, label)
-        served = self._look(call)
+        served = self.look(call)
         return served.value if served is not None else drive(self._get(call, later, label, BLOCKING))
 
     async def amiss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in asyncio."""
         call = self.locate(later, label)
-        served = self._look(call)
+        served = self.look(call)
         return served.value if served is not None else await self._get(call, later, label, ASYNCIO)
 
-    def _look(self, call: Call) -> Success[Any] | None:
+    def look(self, call: Call, *, use: bool = True) -> Success[Any] | None:
         """Look again: the key may be one that no wrapper can build, or some unit of work may have changed something."""
         entry = call.table.get(call.key)
         if entry is None:
@@ -291,18 +292,16 @@ class Loader:
             unit = ambient.unit_of_work.get()
             if unit is not None and self.store.is_dirty(entry, unit):
                 return None
-        entry.hits += 1
+        entry.hits += use
         return Success(value)
 
     async def _get(
         self, call: Call, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
-        call.labels = self._labels(later, label)
-        call.timeout = self.options.timeout
-        if call.identities:
-            self.store.mourn(call.identities)
+        self._complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
+            self.store.note_miss(call)
             return await self._load_inside(unit, call, later, runtime)
         while True:
             mine = Flight(call)
@@ -327,11 +326,30 @@ class Loader:
                 # The traceback of an error holds this frame, which must not hold the error.
                 del mine, begun, landing
 
+    async def renew(
+        self, call: Call, later: functools.partial[Any], label: str | None, runtime: Runtime
+    ) -> Any:
+        """Load whatever is there already, and replace it."""
+        self._complete(call, later, label)
+        unit = ambient.unit_of_work.get()
+        if unit is not None:
+            return await self._load_inside(unit, call, later, runtime)
+        began = ambient.process.epoch
+        value = await self._load_alone(call, later, runtime)
+        self.store.keep(call, value, since=began)
+        return value
+
+    def _complete(self, call: Call, later: functools.partial[Any], label: str | None) -> None:
+        """Fill in what only a load needs to know of a call."""
+        call.labels = self._labels(later, label)
+        call.timeout = self.options.timeout
+        if call.identities:
+            self.store.mourn(call.identities)
+
     async def _load_inside(
         self, unit: ambient.UnitOfWork, call: Call, later: Callable[[], Any], runtime: Runtime
     ) -> Any:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
-        self.store.note_miss(call)
         value = await self._load_alone(call, later, runtime)
         if not unit.wrote and not self.store.is_dirty(call, unit):
             self.store.keep(call, value, since=unit.began)
@@ -401,14 +419,29 @@ class _Calls:
         """Return the same for a method of one object."""
         return type(self)(self._loader, self._bind, (receiver,))
 
-    def _drop(self, args: tuple[object, ...], named: Mapping[str, object]) -> None:
-        call = self._locate((*self._receiver, *args), named)
-        self._loader.store.invalidate(OfCall(call.table, call.key))
-
-    def _locate(self, args: tuple[object, ...], named: Mapping[str, object]) -> Call:
+    def _bound(
+        self, args: tuple[object, ...], named: Mapping[str, object]
+    ) -> tuple[Call, functools.partial[Any], str | None]:
+        """Return the place of a call, the call to be made later, and its key if a `key_func` makes one."""
+        args = (*self._receiver, *args)
         key_func = self._loader.options.key_func
         label = None if key_func is None else key_func(*args, **named)
-        return self._loader.locate(self._bind(*args, **named), label)
+        later = self._bind(*args, **named)
+        return self._loader.locate(later, label), later, label
+
+    def _drop(self, args: tuple[object, ...], named: Mapping[str, object]) -> None:
+        call, _, _ = self._bound(args, named)
+        self._loader.store.invalidate(OfCall(call.table, call.key))
+
+    def _peek(self, args: tuple[object, ...], named: Mapping[str, object]) -> Any:
+        call, _, _ = self._bound(args, named)
+        served = self._loader.look(call, use=False)
+        return None if served is None else served.value
+
+    def _refresh(
+        self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
+    ) -> Coroutine[Any, Any, Any]:
+        return self._loader.renew(*self._bound(args, named), runtime)
 
     def _count(self) -> CacheInfo:
         with self._loader.store.lock:
@@ -423,31 +456,47 @@ class _Calls:
         )
 
 
-class Extras(_Calls, Generic[P]):
+class Extras(_Calls, Generic[P, R_co]):
     """What else can be done with a cached function; the arguments are those of its calls."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
         self._drop(args, kwargs)
 
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
+        return cast("R_co", drive(self._refresh(args, kwargs, BLOCKING)))
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+        """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""
+        return cast("R_co | None", self._peek(args, kwargs))
+
     def info(self) -> CacheInfo:
         """Return what the function did so far, for all its calls and objects."""
         return self._count()
 
 
-class AsyncExtras(_Calls, Generic[P]):
+class AsyncExtras(_Calls, Generic[P, R_co]):
     """What else can be done with a cached `async def`; the arguments are those of its calls."""
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
         self._drop(args, kwargs)
 
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
+        return cast("R_co", await self._refresh(args, kwargs, ASYNCIO))
+
+    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+        """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""
+        return cast("R_co | None", self._peek(args, kwargs))
+
     async def info(self) -> CacheInfo:
         """Return what the function did so far, for all its calls and objects."""
         return self._count()
 
 
-def extras_of(function: object) -> Extras[...] | AsyncExtras[...]:
+def extras_of(function: object) -> Extras[..., Any] | AsyncExtras[..., Any]:
     """Return the extras of a cached function or of a cached method of an object.
 
     Raises:
@@ -471,6 +520,14 @@ class Cached(Protocol[P, R_co]):
         """Drop the value of one call; inside a unit of work, after its commit."""
         ...
 
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Load the value of one call anew and return it; others are served the old one meanwhile."""
+        ...
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+        """Return the value of one call if it is there and fresh, else `None`."""
+        ...
+
     def info(self) -> CacheInfo:
         """Return what the function did so far."""
         ...
@@ -492,6 +549,14 @@ class AsyncCached(Protocol[P, R_co]):
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
+        ...
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Load the value of one call anew and return it; others are served the old one meanwhile."""
+        ...
+
+    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+        """Return the value of one call if it is there and fresh, else `None`."""
         ...
 
     async def info(self) -> CacheInfo:

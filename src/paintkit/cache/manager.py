@@ -155,8 +155,8 @@ class CacheManager:
         the values of each object apart and lets them go with the object. An exception goes to those who wait for it, and
         is not kept. Inside an open unit of work a miss loads in the caller's own unit.
 
-        The wrapper has extras: `fn.invalidate(...)` drops the value of one call, `fn.info()` tells what happened so far.
-        Those of an `async def` are coroutines. For methods use `cache.of(obj.method)`.
+        The wrapper has extras: `fn.invalidate(...)` drops the value of one call, `fn.refresh(...)` loads it anew,
+        `fn.peek(...)` returns it if it is there, `fn.info()` tells what happened so far. Those of an `async def` are coroutines. For methods use `cache.of(obj.method)`.
 
         Args:
             timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's.
@@ -179,9 +179,11 @@ class CacheManager:
         return lambda fn: cached(fn, self._store, options)
 
     @overload
-    def of(self, function: Callable[P, Coroutine[Any, Any, Any]], /) -> AsyncExtras[P]: ...
+    def of(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncExtras[P, R]: ...
     @overload
-    def of(self, function: Callable[P, Any], /) -> Extras[P]: ...
+    def of(self, function: Callable[P, R], /) -> Extras[P, R]: ...
 
     def of(self, function: Any, /) -> Any:
         """Return the extras of a cached function, or of a cached method of one object.

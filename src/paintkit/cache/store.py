@@ -151,6 +151,8 @@ class Store:
         evicted: list[Entry] = []
         with self.lock:
             if not self._ledger.noted_since(since, marks_of(call)):
+                # A load that is under way may have read less than this one did: it must not replace this value.
+                self._flights.pop((call.table, call.key), None)
                 evicted = self.level.add(Entry(call, value, now), now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
