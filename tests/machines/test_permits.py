@@ -1,0 +1,105 @@
+"""The permits machine walks beside two lists."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from paintkit.machines.permits import Permits
+
+
+class Walk(RuleBasedStateMachine):
+    """Whoever comes takes a permit or queues; whoever leaves puts one back, or gives up its place."""
+
+    kind: type[Permits[int]] = Permits
+
+    @initialize(limit=st.integers(1, 3), longest=st.none() | st.integers(0, 3))
+    def begin(self, limit, longest):
+        self.permits, self.limit, self.longest = self.kind(limit, longest), limit, longest
+        self.running: list[int] = []
+        self.queue: list[int] = []
+        self.number = 0
+
+    @rule()
+    def arrive(self):
+        self.number += 1
+        if self.permits.free and not self.permits.waiting:
+            self.permits.free.pop()
+            self.running.append(self.number)
+            return
+        joined = self.longest is None or len(self.queue) < self.longest
+        assert joined == self.permits.enqueue(self.number)
+        if joined:
+            self.queue.append(self.number)
+
+    @rule(data=st.data())
+    def end(self, data):
+        if self.running:
+            self.running.remove(data.draw(st.sampled_from(self.running)))
+            self.permits.free.append(None)
+        self.hand_on()
+
+    @rule(data=st.data())
+    def give_up(self, data):
+        if self.queue:
+            who = data.draw(st.sampled_from(self.queue))
+            assert self.permits.leave(who)
+            self.queue.remove(who)
+        assert not self.permits.leave(-1)
+
+    def hand_on(self):
+        while (who := self.permits.hand_over()) is not None:
+            assert self.queue.pop(0) == who
+            self.running.append(who)
+
+    @invariant()
+    def permits_are_conserved(self):
+        if not hasattr(self, "permits"):
+            return
+        assert len(self.running) == self.permits.in_use <= self.limit
+        assert self.queue == list(self.permits.waiting)
+        assert not self.queue or len(self.running) == self.limit
+
+
+class LastComeFirstServed(Permits[int]):
+    """Serves whoever came last."""
+
+    def hand_over(self) -> int | None:
+        self.waiting.reverse()
+        found = super().hand_over()
+        self.waiting.reverse()
+        return found
+
+
+class HandsOutTwice(Permits[int]):
+    """Hands over a permit that it does not take."""
+
+    def hand_over(self) -> int | None:
+        found = super().hand_over()
+        if found is not None:
+            self.free.append(None)
+        return found
+
+
+def walk(kind: type[Permits[int]], examples: int = 40) -> None:
+    run_state_machine_as_test(
+        type("Walk", (Walk,), {"kind": kind}), settings=settings(max_examples=examples, deadline=None)
+    )
+
+
+def test_the_machine_does_what_the_model_does():
+    """First come, first served, and no permit is lost or made."""
+    walk(Permits)
+
+
+@pytest.mark.parametrize("mutant", [LastComeFirstServed, HandsOutTwice])
+def test_the_model_catches(mutant):
+    """A queue out of order, and a permit that is handed out twice."""
+    with pytest.raises((AssertionError, IndexError)):
+        walk(mutant, 300)
