@@ -143,9 +143,10 @@ class Rate:
         )
 
     def take_over(self, other: Rate) -> None:
-        """Go on with the limits of another rate; the window stays."""
+        """Go on with the limits of another rate; the window stays, with what it holds."""
         self._failure_rate, self._slow_rate = other._failure_rate, other._slow_rate
         self._min_calls = other._min_calls
+        self.window.take_over(other.window)
 
     def clear(self) -> None:
         """Forget the window."""

@@ -7,7 +7,7 @@ buckets are kept as they come and go: nothing is ever summed over the window.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 __all__ = ["CountWindow", "Counts", "TimeWindow", "Window"]
 
@@ -35,6 +35,10 @@ class Window(Protocol):
 
     def clear(self) -> None:
         """Forget everything."""
+        ...
+
+    def take_over(self, other: Any, /) -> None:
+        """Go on with the limits of another window of this kind, and with the same contents."""
         ...
 
 
@@ -78,6 +82,11 @@ class TimeWindow:
         self._ends = float("-inf")  # of that bucket
         #: Until when a success needs no verdict.
         self.quiet_until = float("-inf")
+
+    def take_over(self, other: TimeWindow) -> None:
+        """Go on with the least number of calls of another window."""
+        self._least = other._least
+        self._look_ahead()
 
     def note(self, now: float, *, failed: bool, slow: bool) -> None:
         """Record one call that ended at `now`."""
@@ -149,6 +158,9 @@ class CountWindow:
         """Forget everything."""
         self._calls.clear()
         self._failures = self._slow = 0
+
+    def take_over(self, other: CountWindow) -> None:
+        """Go on as before: the size of a window cannot change."""
 
     def note(self, now: float, *, failed: bool, slow: bool) -> None:
         """Record one call; `now` says nothing to this window."""
