@@ -52,7 +52,7 @@ class RetryPlan:
         return self.made >= self._attempts
 
     def after_failure(
-        self, now: float, delay: float, *, hint: float = 0.0, due: float = math.inf
+        self, now: float, delay: float, *, hint: float = 0.0, spread: float = 1.0, due: float = math.inf
     ) -> Wait | GiveUp:
         """Decide after an attempt has failed.
 
@@ -60,13 +60,14 @@ class RetryPlan:
             now: The instant of the decision.
             delay: Seconds that the schedule asks for; what is no positive number is no wait.
             hint: Seconds that the server asks for. Coming earlier would break its word, so a hint is never shortened.
+            spread: By how much a hint that is followed is stretched (>= 1).
             due: The instant of the ambient deadline.
         """
         if self.is_used_up:
             return GiveUp("attempts")
         if hint > self._longest_hint:
             return GiveUp("retry_after")
-        wait = max(delay if delay > 0 else 0.0, hint)
+        wait = max(delay if delay > 0 else 0.0, hint * spread)
         if now + wait >= due:
             return GiveUp("deadline")
         if now + wait > self._give_up_at:

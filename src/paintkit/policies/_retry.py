@@ -31,8 +31,7 @@ _HINT_SPREAD = 0.1
 
 def _hint_of(source: object) -> object:
     """Read the hint that an exception or a result carries itself."""
-    hint: Any = getattr(source, "retry_after", None)
-    return hint.total_seconds() if hasattr(hint, "total_seconds") else hint
+    return getattr(source, "retry_after", None)
 
 
 # The happy path: one read of the deadline, one call. What follows a failure is out of line, in `Retry._follow`.
@@ -127,7 +126,7 @@ class Retry(Policy):
         """Return the attempts of one block, for `for` or `async for`.
 
         Raises:
-            ValueError: The policy judges results, which a block does not have, or groups errors.
+            ValueError: The policy judges results or arguments, which a block does not have, or groups errors.
 
         Example:
             >>> for attempt in retry(on=OSError, attempts=3).attempts():
@@ -136,10 +135,12 @@ class Retry(Policy):
             >>> value
             'done'
         """
-        if self._options.on_result is not None:
-            raise ValueError(
-                "on_result cannot judge a block, which has no result: decorate a function instead"
-            )
+        for option in ("on_result", "idempotent", "as_group"):
+            if getattr(self._options, option):
+                raise ValueError(
+                    f"{option} means nothing to a block, which has no arguments and no result and raises its own"
+                    " errors: decorate a function instead"
+                )
         return Attempts(self)
 
     def worst_case(self, cost: Cost) -> Cost:
@@ -242,7 +243,7 @@ class _Progress:
         self._call = call
         self._label = options.name or (retry.name if call is None else name_of(call))
         self._plan = RetryPlan(options.attempts, give_up_at, options.retry_after_cap)
-        self._delays: dict[int, _Delays] = {}  # by schedule: each goes on where this call left it
+        self._delays: list[_Delays] = []  # one per schedule: each goes on where this call left it
         self._errors: list[Exception] | None = [] if options.as_group else None
 
     def delay_after(self, outcome: Outcome[Any]) -> float | None:
@@ -302,7 +303,11 @@ class _Progress:
         if not self._may_repeat():
             return "not_idempotent"
         decision = self._plan.after_failure(
-            clock.now(), self._next_delay(outcome), hint=self._hint(outcome), due=_due()
+            clock.now(),
+            self._next_delay(outcome),
+            hint=self._hint(outcome),
+            spread=1 + _HINT_SPREAD * backoff.shared_rng().random(),
+            due=_due(),
         )
         if isinstance(decision, GiveUp):
             return decision.reason
@@ -319,9 +324,11 @@ class _Progress:
         if isinstance(error, CircuitOpenError):
             return error.retry_after or 0.0
         schedule = self._options.schedule_for(error)
-        if id(schedule) not in self._delays:
-            self._delays[id(schedule)] = _Delays(schedule)
-        return self._delays[id(schedule)].next()
+        for delays in self._delays:
+            if delays.schedule == schedule:
+                return delays.next()
+        self._delays.append(_Delays(schedule))
+        return self._delays[-1].next()
 
     def _hint(self, outcome: Outcome[Any]) -> float:
         """Seconds that the server asks us to stay away."""
@@ -329,9 +336,9 @@ class _Progress:
         if self._options.retry_after is None or isinstance(source, CircuitOpenError):
             return 0.0
         hint = self._options.retry_after(source)
-        if isinstance(hint, bool) or not isinstance(hint, int | float) or not hint > 0:
-            return 0.0
-        return hint * (1 + _HINT_SPREAD * backoff.shared_rng().random())
+        if hasattr(hint, "total_seconds"):
+            hint = hint.total_seconds()
+        return hint if isinstance(hint, int | float) and not isinstance(hint, bool) and hint > 0 else 0.0
 
     def _give_up(self, reason: str, outcome: Outcome[Any]) -> None:
         self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason=reason)
@@ -350,10 +357,10 @@ class _Progress:
 class _Delays:
     """The delays of one schedule in one call; when they end, the last one goes on."""
 
-    __slots__ = ("_iterator", "_last", "_schedule")
+    __slots__ = ("_iterator", "_last", "schedule")
 
     def __init__(self, schedule: backoff.Schedule) -> None:
-        self._schedule = schedule  # kept: its identity is our key
+        self.schedule = schedule
         self._iterator = schedule.delays()
         self._last = 0.0
 
@@ -390,6 +397,8 @@ class Attempts:
 
     def _first(self) -> Attempt:
         self._retry._check_deadline()
+        if self._retry._options.budget is not None:
+            self._retry._options.budget.deposit()
         return Attempt(1, _Progress(self._retry, None, clock.now()), None)
 
 
