@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from heapq import heappop, heappush, heapreplace
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from paintkit import _arguments, ambient, clock, observations
@@ -42,8 +44,8 @@ _SHARED = """\
 
 
 def _body(call: str, wait: str, *, keyed: bool, weighed: bool) -> str:
-    find = "    $bucket = $bucket_of($key($arguments), $now)\n" if keyed else ""
-    find += "    $weight = $weigh($arguments)\n" if weighed else ""
+    find = "    $bucket = $bucket_of($key($given), $now)\n" if keyed else ""
+    find += "    $weight = $weigh($given)\n" if weighed else ""
     return _BODY.format(call=call, wait=wait, find=find, weight=", $weight" if weighed else "")
 
 
@@ -225,10 +227,10 @@ class RateLimit(Policy):
             RateLimitedError: It cannot.
         """
         left = ambient.remaining()
-        patience = self._max_wait if left is None else min(self._max_wait, left)
         with self._lock:
             wait = bucket.wait(now, weight)
-            taken = bucket.reserve(now, weight) if wait <= patience else None
+            fits = wait <= self._max_wait and (left is None or wait < left)
+            taken = bucket.reserve(now, weight) if fits else None
             self._waited += taken is not None
             self._rejected += taken is None
         if taken is None:
@@ -251,8 +253,8 @@ class RateLimit(Policy):
 class _Buckets:
     """One bucket, or a bounded number of them by key.
 
-    A full bucket is like a new one, so it is forgotten without loss; only if more keys than `max_keys` are in use at
-    once, the key that was seen first is forgotten before its time.
+    A full bucket is like a new one, so it is forgotten without loss. When there is no room for another key, the bucket
+    that is full first goes: only if more keys than `max_keys` are in use at once, that is before its time.
     """
 
     def __init__(self, rate: float, per: float, burst: float, max_keys: int) -> None:
@@ -261,6 +263,10 @@ class _Buckets:
         self._rate, self._per, self.burst = rate, per, burst
         self._max_keys = max_keys
         self._by_key: dict[Hashable, TokenBucket] = {}
+        # When each bucket will be full, as far as we knew when we last looked: never later than it is. The number, which
+        # no two share, keeps keys from being compared.
+        self._next_full: list[tuple[float, int, Hashable]] = []
+        self._numbers = count()
         #: Guards the buckets and their table.
         self.lock = threading.Lock()
         #: The bucket of a limit without keys.
@@ -271,8 +277,9 @@ class _Buckets:
         with self.lock:
             bucket = self._by_key.get(key)
             if bucket is None:
-                self._make_room(now)
+                self._make_room()
                 bucket = self._by_key[key] = self._new()
+                heappush(self._next_full, (now, next(self._numbers), key))
             return bucket
 
     def take_over(self, fresh: _Buckets, now: float) -> None:
@@ -283,15 +290,15 @@ class _Buckets:
         for bucket in (self.only, *self._by_key.values()):
             bucket.take_over(fresh.only, now)
 
-    def _make_room(self, now: float) -> None:
-        if len(self._by_key) < self._max_keys:
-            return
-        for key in [key for key, bucket in self._by_key.items() if bucket.is_full(now)]:
-            del self._by_key[key]
-        # A sweep that frees little would be repeated for every newcomer: make it worth its while.
-        surplus = len(self._by_key) - self._max_keys * 9 // 10
-        for key in list(self._by_key)[: max(surplus, 0)]:
-            del self._by_key[key]
+    def _make_room(self) -> None:
+        while len(self._by_key) >= self._max_keys:
+            known, number, key = self._next_full[0]
+            full_at = self._by_key[key].full_at
+            if full_at > known:
+                heapreplace(self._next_full, (full_at, number, key))
+            else:
+                heappop(self._next_full)
+                del self._by_key[key]
 
     def _new(self) -> TokenBucket:
         return TokenBucket(self.interval, self.burst)
