@@ -147,7 +147,9 @@ def _nested(
 def _renamed(template: str, depth: int) -> str:
     """Give the names of one policy's template their own number; the call, its arguments and the result are shared."""
     template = template.replace("$later", f"$partial($within_{depth}, $arguments)")
-    return re.sub(r"\$(?!call\b|arguments\b|result\b|partial\b|fn\b|within_)(\w+)", rf"$\1_{depth}", template)
+    return re.sub(
+        r"\$(?!call\b|arguments\b|given\b|result\b|partial\b|fn\b|within_)(\w+)", rf"$\1_{depth}", template
+    )
 
 
 def _inserted(inner: str, outer: str) -> str:
@@ -209,7 +211,7 @@ def pipeline(*policies: Policy) -> Pipeline:
     the retry sleeps.
 
     Args:
-        policies: One or more, each at most once; a fallback only in the first place.
+        policies: One or more, each at most once; a fallback only in the first place. A pipeline stands for its policies.
 
     Returns:
         The pipeline: a decorator like each of its policies, with `.call(fn, ...)`, `.acall(fn, ...)`, `.explain()` and
@@ -227,9 +229,8 @@ def pipeline(*policies: Policy) -> Pipeline:
     """
     if not policies:
         raise ValueError("a pipeline needs at least one policy")
+    policies = tuple(_flat(policies))
     for place, policy in enumerate(policies):
-        if not isinstance(policy, Policy):
-            raise TypeError(f"a pipeline is made of policies, such as retry(on=…), not {policy!r}")
         if policy in policies[:place]:
             raise ValueError(f"{policy!r} stands twice in the pipeline")
         if place and isinstance(policy, Fallback):
@@ -237,3 +238,14 @@ def pipeline(*policies: Policy) -> Pipeline:
                 f"{policy!r} must be the first of the pipeline: it changes the type of the result"
             )
     return FallbackPipeline(policies) if isinstance(policies[0], Fallback) else Pipeline(policies)
+
+
+def _flat(policies: Iterable[Policy]) -> Iterable[Policy]:
+    """Put the policies of a pipeline in its place."""
+    for policy in policies:
+        if not isinstance(policy, Policy):
+            raise TypeError(f"a pipeline is made of policies, such as retry(on=…), not {policy!r}")
+        if isinstance(policy, Pipeline):
+            yield from policy.policies
+        else:
+            yield policy
