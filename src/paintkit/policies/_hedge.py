@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._race import AsyncioRace, Race, ThreadRace
-from paintkit._runtime import Failure, Outcome, drive
+from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit._wrap import Cost, Policy, Templates, name_of
 from paintkit.errors import DeadlineExceededError
 from paintkit.machines.hedging import HedgePlan, Quantile
@@ -82,6 +82,7 @@ class Hedge(Policy):
 
     async def _run(self, call: Callable[[], Any], race: Race) -> Outcome[Any]:
         """Start tries as the plan says, and return the first outcome that is worth it."""
+        self._check_deadline()
         plan = HedgePlan(self._most, self.delay)
         if self._budget is not None:
             self._budget.deposit()
@@ -91,7 +92,8 @@ class Hedge(Policy):
             outcome = await self._decide(plan, race, call)
         finally:
             await race.leave()
-        self._note(clock.now() - started)
+        if isinstance(outcome, Success):  # what fails at once says nothing about how long an answer takes
+            self._note(clock.now() - started)
         return outcome
 
     async def _decide(self, plan: HedgePlan, race: Race, call: Callable[[], Any]) -> Outcome[Any]:
@@ -105,6 +107,7 @@ class Hedge(Policy):
                 failures[number] = outcome
                 plan.fail()
             if plan.is_due(clock.now()):
+                self._check_deadline()
                 self._launch_beside(plan, race, call)
         return failures[min(failures)]
 
@@ -114,13 +117,16 @@ class Hedge(Policy):
         Raises:
             DeadlineExceededError: The ambient deadline is over.
         """
-        patience = plan.patience(clock.now())
-        left = ambient.remaining()
+        self._check_deadline()
+        patience, left = plan.patience(clock.now()), ambient.remaining()
         if left is None:
             return patience
-        if left <= 0:
-            raise DeadlineExceededError(f"{self.name!r} had no answer before the deadline")
         return left if patience is None else min(patience, left)
+
+    def _check_deadline(self) -> None:
+        left = ambient.remaining()
+        if left is not None and left <= 0:
+            raise DeadlineExceededError(f"{self.name!r} had no answer before the deadline")
 
     def _launch_beside(self, plan: HedgePlan, race: Race, call: Callable[[], Any]) -> None:
         if self._budget is not None and not self._budget.withdraw():
@@ -182,6 +188,8 @@ def hedge(
         raise ValueError(
             "a hedge runs a call more than once: pass idempotent=True if that does no harm, or do not hedge"
         )
+    if budget is not None and not callable(getattr(budget, "withdraw", None)):
+        raise TypeError(f"budget must be a RetryBudget, not {budget!r}")
     return Hedge(
         _delay(delay),
         most=_arguments.count("tries", tries, least=2, most=10),
