@@ -27,7 +27,7 @@ _BODY = """\
     except Exception as $error:
         if not $on($error):
             raise
-        $result = {instead}($error, $fn)
+        $result = {instead}($error, $later)
     return $result
 """
 
@@ -60,7 +60,7 @@ class Fallback(Policy, Generic[D]):
         Raises:
             TypeError: `fn` cannot be protected, or is blocking while the handler is `async def`.
         """
-        if self._awaits and colour_of(fn).value == "blocking":
+        if self._awaits and colour_of(fn).value in {"blocking", "generator"}:
             raise TypeError(
                 f"the handler of {self.name!r} is `async def`: {name_of(fn)} has nowhere to await it"
             )
@@ -108,8 +108,12 @@ class Fallback(Policy, Generic[D]):
 
 
 async def _each(items: Any) -> AsyncGenerator[Any, Any]:
-    for item in items:
-        yield item
+    if hasattr(items, "__aiter__"):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 class _Missing:

@@ -28,8 +28,8 @@ __all__ = ["Timeout", "timeout"]
 
 _ASYNCIO = """\
     $due = $begin()
-    $token = $set_deadline($due)
     $expiry = $start($due)
+    $token = $set_deadline($due)
     try:
         $result = await $call
     except BaseException as $error:
@@ -166,7 +166,12 @@ class Timeout(Policy):
         due = self._begin()
         work = _Work(call, due)
         work.start()
-        if work.done.wait(due - clock.now()) or not work.done.withdraw():
+        try:
+            arrived = work.done.wait(due - clock.now()) or not work.done.withdraw()
+        except BaseException:
+            self._abandon(work)
+            raise
+        if arrived:
             return work.result()
         self._abandon(work)
         raise self._expired()
