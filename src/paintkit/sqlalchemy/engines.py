@@ -43,8 +43,6 @@ def make_engine(url: URL, options: Mapping[str, Any]) -> Engine | AsyncEngine:
     asyncio = is_async(url)
     if _is_plain_memory(url) and "poolclass" not in settings:
         url = _shared_memory(url)
-        # A memory database ends with its last connection: the pool may not replace one.
-        settings |= {"pool_recycle": -1, "pool_pre_ping": False}
     poolclass: type[Pool] = settings.setdefault("poolclass", AsyncPool if asyncio else BlockingPool)
     settings = understood(settings, poolclass)
     if asyncio:
