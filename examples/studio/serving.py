@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class _Server(BaseApplication):
             "loglevel": os.environ.get("STUDIO_LOG_LEVEL", "warning"),
             "control_socket_disable": True,
             "proc_name": "studio",
+            "post_worker_init": _end_gracefully,
             "worker_exit": _close,
         }
         for name, value in settings.items():
@@ -84,6 +86,12 @@ class _Server(BaseApplication):
     @override
     def load(self) -> Any:
         return self._make()
+
+
+def _end_gracefully(worker: Any) -> None:
+    """Let Ctrl-C end the worker as SIGTERM does: gunicorn's quick exit may interrupt itself and then hang."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, worker.handle_exit)
 
 
 def _close(_server: object, worker: Any) -> None:
