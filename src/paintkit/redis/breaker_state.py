@@ -141,7 +141,7 @@ class RedisBreakerState:
 
     def _start(self) -> None:
         if self._thread is None and not self._stop.is_set():
-            self._thread = threading.Thread(target=self._run, name="paintkit-circuits", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="circuit-link", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
