@@ -6,10 +6,11 @@ import threading
 
 import pytest
 from sqlalchemy import insert, select, text
+from sqlalchemy.exc import DBAPIError
 
 from paintkit import ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
-from paintkit.sqlalchemy import DatabaseConnectionManager
+from paintkit.sqlalchemy import DatabaseConnectionManager, is_transient
 from tests.sqlalchemy.house import House, Paint
 
 postgres_only = pytest.mark.parametrize("url", ["postgres", "postgres-async"], indirect=True)
@@ -316,15 +317,30 @@ def test_connection_lost_in_the_commit(house: House, monkeypatch: pytest.MonkeyP
 @postgres_only
 def test_connection_lost_before_the_commit_is_known(house: House) -> None:
     """A connection that is lost in a statement rolls back for certain: the driver's error is raised, and it is transient."""
-    from sqlalchemy.exc import DBAPIError
-
-    from paintkit.sqlalchemy import is_transient
 
     async def scenario() -> None:
         with pytest.raises(DBAPIError) as caught:
             async with house.unit():
                 await house.add("a")
                 await house.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        assert is_transient(caught.value)
+        assert [] == await house.stored()
+
+    house.run(scenario)
+
+
+@postgres_only
+def test_connection_lost_in_a_savepoint_dooms_everything(house: House) -> None:
+    """With the connection all is lost, outer work included: swallowing the loss in a nested boundary does not help."""
+
+    async def scenario() -> None:
+        with pytest.raises(UnexpectedRollbackError) as caught:
+            async with house.unit():
+                await house.add("a")
+                with pytest.raises(DBAPIError):
+                    async with house.unit(propagation="nested"):
+                        await house.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+                assert ambient.unit_of_work.get().is_doomed()
         assert is_transient(caught.value)
         assert [] == await house.stored()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["BEGIN_MODE", "READ_ONLY", "is_new", "make_engine", "sync_engine", "take_begin_control"]
+__all__ = ["BEGIN_MODE", "READ_ONLY", "make_engine", "sync_engine", "take_begin_control"]
 
 #: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
 BEGIN_MODE: Final = "paintkit_begin"
@@ -26,8 +26,6 @@ BEGIN_MODE: Final = "paintkit_begin"
 #: The execution option that keeps SQLite from writing.
 READ_ONLY: Final = "paintkit_read_only"
 
-
-_seen: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 _memory_numbers = itertools.count(1)
 
@@ -67,14 +65,6 @@ def sync_engine(engine: object) -> Engine | None:
     return None
 
 
-def is_new(engine: Engine) -> bool:
-    """Whether this is asked for the first time of this engine, which needs its listeners once only."""
-    # Not `event.contains`: it remembers engines by `id`, and a new one may have that of one long gone.
-    fresh = engine not in _seen
-    _seen.add(engine)
-    return fresh
-
-
 def take_begin_control(engine: Engine) -> None:
     """Let SQLite transactions begin when SQLAlchemy says so.
 
@@ -82,7 +72,7 @@ def take_begin_control(engine: Engine) -> None:
     survives the rollback of what should surround it.
     """
     if engine.dialect.name == "sqlite":
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", _begin)  # again is once: SQLAlchemy knows its listeners
 
 
 def _begin(connection: Connection) -> None:

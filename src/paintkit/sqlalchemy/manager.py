@@ -485,9 +485,8 @@ class DatabaseConnectionManager:
             inner = engine
         else:
             inner, self._async_engine = engine.sync_engine, engine
-        if engines.is_new(inner):
-            engines.take_begin_control(inner)
-            watch_errors(inner)
+        engines.take_begin_control(inner)
+        watch_errors(inner)
         self._watch.follow(inner.pool)
         self._engine = inner
         return inner

@@ -115,10 +115,9 @@ def _watch(change: int) -> None:
             event.remove(Engine, "before_cursor_execute", _note)
 
 
-def _note(connection: Connection, _cursor: Any, sql: str, *_: object) -> None:
+def _note(_connection: Connection, _cursor: Any, sql: str, *_: object) -> None:
     guard = _guard.get()
-    # Outside a transaction only SQLAlchemy itself runs anything: it looks around on an engine's first connection.
-    if guard is not None and connection.in_transaction() and not sql.startswith(_CONTROL):
+    if guard is not None and not sql.startswith(_CONTROL):
         guard.note(Statement(sql, _site()))
 
 
