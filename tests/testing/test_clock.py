@@ -334,6 +334,27 @@ class TestWait:
 
 
 class TestRun:
+    def test_a_thread_that_idles_since_before_does_not_hold_time(self):
+        """A worker of a module that was imported long ago waits in real time, and for nobody."""
+        idle, leave = threading.Condition(), threading.Event()
+
+        def work():
+            with idle:
+                leave.set()
+                idle.wait(30)
+
+        worker = threading.Thread(target=work, name="paintkit-old", daemon=True)
+        worker.start()
+        leave.wait(10)
+
+        with FakeClock() as clock:
+            clock.run(asyncio.sleep(3_600))
+            assert 3_600 == clock.now()
+
+        with idle:
+            idle.notify()
+        worker.join(10)
+
     def test_jumps_from_timer_to_timer(self, clock):
         """An hour of sleeps takes no time, and each task sees the instant that it asked for."""
         seen = []

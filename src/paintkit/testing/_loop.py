@@ -36,10 +36,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Args:
         timeline: Its time.
+        bystanders: Threads that were there before; they count as soon as they have waited on the timeline.
     """
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, bystanders: frozenset[int | None]) -> None:
         self._timeline = timeline
+        self._bystanders = bystanders
         self._thread = threading.get_ident()
         self._patience = Patience()
         self._jobs: dict[Future[Any], _Job] = {}
@@ -138,9 +140,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return events
 
     def _at_work(self) -> list[str]:
-        busy = at_work(self._timeline, lambda thread: thread.name.startswith("paintkit"))
+        busy = at_work(self._timeline, self._is_ours)
         resting = self._timeline.resting()
         return busy + [job.name for job in self._jobs.values() if job.thread not in resting]
+
+    def _is_ours(self, thread: threading.Thread) -> bool:
+        if not thread.name.startswith("paintkit"):
+            return False
+        return thread.ident not in self._bystanders or self._timeline.has_met(thread)
 
 
 class _Job:

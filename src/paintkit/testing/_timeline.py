@@ -67,6 +67,7 @@ class Timeline:
         # Guards `now` and the waiters against each other; notified when a thread begins to wait.
         self._changed = threading.Condition()
         self._waiters: list[Waiter] = []
+        self._acquaintances: set[int | None] = set()
 
     def after(self, seconds: float) -> float:
         """Return the instant in so many seconds: later than now, even by less than a float can tell."""
@@ -110,6 +111,7 @@ class Timeline:
         queue.append(waiter)
         with self._changed:
             self._waiters.append(waiter)
+            self._acquaintances.add(threading.get_ident())
             self._changed.notify_all()
         held = inner._release_save()
         try:
@@ -120,6 +122,11 @@ class Timeline:
                 queue.remove(waiter)
             with self._changed:
                 self._waiters.remove(waiter)
+
+    def has_met(self, thread: threading.Thread) -> bool:
+        """Whether a thread has ever waited here; another one may idle in real time since before."""
+        with self._changed:
+            return thread.ident in self._acquaintances
 
     def resting(self) -> set[int]:
         """Return the threads that wait and have not been woken."""

@@ -178,7 +178,7 @@ class FakeClock:
             raise RuntimeError("a loop runs on this FakeClock already: await the coroutine there")
 
     def _new_loop(self) -> VirtualLoop:
-        self._loop = VirtualLoop(self._timeline)
+        self._loop = VirtualLoop(self._timeline, self._bystanders)
         return self._loop
 
     def _rouse(self) -> None:
