@@ -23,7 +23,9 @@ class Shelf:
         return cls.__name__, paint, amount
 
 
-@pytest.mark.parametrize("policy", [retry(on=OSError, attempts=2), circuit_breaker("shelf", failure_threshold=1)])
+@pytest.mark.parametrize(
+    "policy", [retry(on=OSError, attempts=2), circuit_breaker("shelf", failure_threshold=1)]
+)
 @pytest.mark.parametrize(
     ("name", "args", "kwargs"),
     [

@@ -215,7 +215,9 @@ class RequestBatcher(Generic[Request, Result]):
         with self._lock:
             self._enqueue(_Ticket(request, self._lock, future))
             if self._worker is None or not self._worker.is_alive():  # it does not live on in a forked child
-                self._worker = threading.Thread(target=self._work, name=f"paintkit-batches-{self.name}", daemon=True)
+                self._worker = threading.Thread(
+                    target=self._work, name=f"paintkit-batches-{self.name}", daemon=True
+                )
                 self._worker.start()
             else:
                 self._work_came.notify()
