@@ -87,9 +87,13 @@ class Handover:
         with self._condition:
             if self._gone:
                 return False
-            self._given = True
             if self._wake is not None:
-                self._wake()
+                try:
+                    self._wake()
+                except RuntimeError:  # its loop was closed with the task still waiting in it
+                    self._gone = True
+                    return False
+            self._given = True
             self._condition.notify()
             return True
 

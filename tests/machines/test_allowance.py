@@ -1,7 +1,9 @@
 """The account of extra attempts walks beside a list of all that was paid in and out."""
 
+from typing import Any
+
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -93,9 +95,10 @@ class RefundsTheExpired(Allowance):
         self._withdrawals[self._advance(now)] -= 1
 
 
-def walk(kind: type[Allowance], examples: int = 60) -> None:
+def walk(kind: type[Allowance], **options: Any) -> None:
     run_state_machine_as_test(
-        type("Walk", (Walk,), {"kind": kind}), settings=settings(max_examples=examples, deadline=None)
+        type("Walk", (Walk,), {"kind": kind}),
+        settings=settings(**{"max_examples": 40, "deadline": None, **options}),
     )
 
 
@@ -108,7 +111,7 @@ def test_the_account_does_what_the_model_does():
 def test_the_model_catches(mutant):
     """Accounts that hand out what is not there."""
     with pytest.raises(AssertionError):
-        walk(mutant, 300)
+        walk(mutant, max_examples=400, phases=[Phase.generate])
 
 
 def test_an_outage_raises_the_load_by_the_ratio():

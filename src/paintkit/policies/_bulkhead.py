@@ -152,7 +152,7 @@ class Bulkhead(Policy):
             raise
         if received or not self._withdraw(place):
             return True
-        if patience < self._max_wait:
+        if patience < self._max_wait and not self._shadow:
             raise DeadlineExceededError(f"{self.name!r} had no permit free before the deadline")
         return self._refuse()
 
@@ -263,7 +263,8 @@ def bulkhead(
             ambient deadline. By default it is refused at once.
         max_queue: How many calls may wait (>= 0); `None`: only `max_wait` bounds the queue.
         name: The label in errors, observations and statistics.
-        shadow: Only report what would be refused (observation `bulkhead.would_reject`); every call passes.
+        shadow: Only report what would be refused (observation `bulkhead.would_reject`); every call passes, after the
+            wait that it would have had.
 
     Returns:
         The policy: a decorator for `def` and `async def`, with `.hold()` for blocks, `.call(fn, ...)`, `.acall(fn, ...)`

@@ -336,7 +336,8 @@ def rate_limit(
         max_keys: How many keys may be in use at once (>= 1); idle keys do not count.
         weight: Called with the call's arguments: how many calls this one counts for (> 0, at most `burst`).
         name: The label in errors, observations and statistics.
-        shadow: Only report what would be refused (observation `rate_limit.would_reject`); every call passes.
+        shadow: Only report what would be refused (observation `rate_limit.would_reject`); every call passes, after the
+            wait that it would have had.
         shared: Where limits of this name in several processes share their tokens: `paintkit.redis.RedisLimits`. Every call
             asks there; while nobody answers, each process limits by itself.
 
