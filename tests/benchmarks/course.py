@@ -10,7 +10,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.race import ARGUMENT, Lane, Timer, asyncio_lap, bare, bare_async, blocking_lap
+from tests.benchmarks.race import (
+    ARGUMENT,
+    Lane,
+    Timer,
+    asyncio_lap,
+    bare,
+    bare_async,
+    blocking_lap,
+    threaded_lap,
+)
 from tests.benchmarks.rows import Entry, ImportRow, Row
 
 _IMPORT = "import time; start = time.process_time(); {statement}; print(time.process_time() - start)"
@@ -36,6 +45,8 @@ def lanes(row: Row, runner: asyncio.Runner, timer: Timer | None = None) -> list[
 
     def lane(name: str, protect: Callable[..., Any], *, hit: bool) -> Lane:
         call = _checked(name, protect, row.asynchronous, hit, runner)
+        if row.threads > 1:
+            return Lane(name, threaded_lap(call, row.threads, **timing))
         lap = asyncio_lap(call, runner, **timing) if row.asynchronous else blocking_lap(call, **timing)
         return Lane(name, lap)
 

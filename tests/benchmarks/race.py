@@ -4,6 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ ARGUMENT = 7
 
 _LAP_SECONDS = 0.001
 _CALLS_PER_TURN = 10
+# Long enough for threads to change places, which they do every 5 ms.
+_THREADED_LAP_SECONDS = 0.02
 
 
 class Lane(NamedTuple):
@@ -56,9 +59,20 @@ def race(lanes: Sequence[Lane], rounds: int) -> list[Standing]:
 
 def blocking_lap(call: Callable[[int], object], timer: Timer = time.thread_time) -> Callable[[], float]:
     """Return the lap of a blocking function, long enough for the timer."""
+    turn = blocking_turn(call)
 
     def lap(turns: int) -> float:
         start = timer()
+        turn(turns)
+        return timer() - start
+
+    return _sized(lap)
+
+
+def blocking_turn(call: Callable[[int], object]) -> Callable[[int], None]:
+    """Return what makes so many turns of ten calls each."""
+
+    def turn(turns: int) -> None:
         for _ in range(turns):  # ten calls a turn: the loop itself must not weigh in
             call(ARGUMENT)
             call(ARGUMENT)
@@ -70,9 +84,25 @@ def blocking_lap(call: Callable[[int], object], timer: Timer = time.thread_time)
             call(ARGUMENT)
             call(ARGUMENT)
             call(ARGUMENT)
+
+    return turn
+
+
+def threaded_lap(
+    call: Callable[[int], object], threads: int, timer: Timer = time.perf_counter
+) -> Callable[[], float]:
+    """Return the lap of a blocking function that several threads call at once: real seconds per call."""
+    turn = blocking_turn(call)
+
+    def lap(turns: int) -> float:
+        start = timer()
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(turn, turns) for _ in range(threads)]:
+                done.result()
         return timer() - start
 
-    return _sized(lap)
+    sized = _sized(lap, _THREADED_LAP_SECONDS)
+    return lambda: sized() / threads
 
 
 def asyncio_lap(
@@ -116,10 +146,10 @@ def bare_async(fn: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _sized(lap: Callable[[int], float]) -> Callable[[], float]:
+def _sized(lap: Callable[[int], float], seconds: float = _LAP_SECONDS) -> Callable[[], float]:
     """Find out how many turns fill a lap; what is returned measures seconds per call."""
     turns = 1
-    while lap(turns) < _LAP_SECONDS:
+    while lap(turns) < seconds:
         turns *= 2
     return lambda: lap(turns) / (turns * _CALLS_PER_TURN)
 

@@ -38,6 +38,7 @@ class Row(NamedTuple):
         rivals: The others.
         asynchronous: Whether it is measured on `async def`.
         hit: Whether the function below must not be reached any more once a first call has come back.
+        threads: How many threads call at once.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     rivals: tuple[Entry, ...]
     asynchronous: bool = False
     hit: bool = False
+    threads: int = 1
 
 
 class ImportRow(NamedTuple):
@@ -114,6 +116,15 @@ ROWS: tuple[Row | ImportRow, ...] = (
         6.5,
         Entry("paintkit", by.four),
         (Entry("nopanic", by.nopanic_four),),
+    ),
+    Row("retry, 4 threads", 1.15, _RETRY, _RETRIES, threads=4),
+    Row("breaker, 30 s window, 4 threads", 2.2, _WINDOW, _WINDOWS, threads=4),
+    Row(
+        "retry + rate limit + bulkhead + breaker window, 4 threads",
+        6.5,
+        Entry("paintkit", by.four),
+        (Entry("nopanic", by.nopanic_four),),
+        threads=4,
     ),
     Row("cache hit: typed key, TTL, tags, statistics, def", 1.6, _HIT, _BLOCKING_CACHES, hit=True),
     Row(

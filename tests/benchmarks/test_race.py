@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks.race import Lane, Standing, asyncio_lap, bare, bare_async, blocking_lap, race
+from tests.benchmarks.race import (
+    Lane,
+    Standing,
+    asyncio_lap,
+    bare,
+    bare_async,
+    blocking_lap,
+    race,
+    threaded_lap,
+)
 
 CALL_SECONDS = 0.0001
 
@@ -76,6 +85,19 @@ def test_a_slow_coroutine_is_told() -> None:
             for make in (bare_async, twenty_awaits_too_many)
         ]
         baseline, slow = race(lanes, rounds=4)
+
+    assert CALL_SECONDS == pytest.approx(baseline.seconds)
+    assert 21.0 == pytest.approx(slow.ratio)
+    assert "MISSED" == slow.verdict(1.15)
+
+
+def test_a_slow_contender_is_told_among_threads() -> None:
+    """The same when several threads call: their calls are counted together."""
+    work = Work()
+    lanes = [
+        Lane(make.__name__, threaded_lap(make(work), 2, work.timer)) for make in (bare, twenty_calls_too_many)
+    ]
+    baseline, slow = race(lanes, rounds=4)
 
     assert CALL_SECONDS == pytest.approx(baseline.seconds)
     assert 21.0 == pytest.approx(slow.ratio)
