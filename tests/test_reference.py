@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from paintkit import CacheManager, circuit_breaker, retry
+from paintkit import (
+    CacheManager,
+    RetryBudget,
+    bulkhead,
+    circuit_breaker,
+    deadline,
+    fallback,
+    hedge,
+    rate_limit,
+    retry,
+    timeout,
+)
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -18,6 +29,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("retry.md", [retry]),
     ("circuit-breaker.md", [circuit_breaker]),
+    ("timeout.md", [timeout]),
+    ("deadline.md", [deadline]),
+    ("bulkhead.md", [bulkhead]),
+    ("rate-limit.md", [rate_limit]),
+    ("fallback.md", [fallback]),
+    ("hedge.md", [hedge]),
+    ("retry-budget.md", [RetryBudget]),
     ("cache.md", [CacheManager, CacheManager.cache_result]),
     ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work]),
 ]
