@@ -26,6 +26,7 @@ _DRIVERS = {"postgres": "postgresql+psycopg", "postgresql": "postgresql+psycopg"
 _SHORTEST_SECRET = 32  # characters: 128 bits in hexadecimal
 _STATEMENT_TIMEOUT = 30_000  # milliseconds
 _UPLOAD_BYTES = 10 * 1024 * 1024
+_FIELD_BYTES = 256 * 1024  # well above the 64 KiB portions of a file that Werkzeug measures by this limit too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Config:
             "PERMANENT_SESSION_LIFETIME": timedelta(hours=12),
             "SESSION_REFRESH_EACH_REQUEST": False,
             "MAX_CONTENT_LENGTH": self.max_upload_bytes,
-            "MAX_FORM_MEMORY_SIZE": 64 * 1024,
+            "MAX_FORM_MEMORY_SIZE": _FIELD_BYTES,
             "MAX_FORM_PARTS": 50,
             "TRUSTED_HOSTS": list(self.trusted_hosts) or None,
             "WTF_CSRF_TIME_LIMIT": None,  # a form that was open all day still saves; the session bounds it

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
@@ -84,6 +85,14 @@ def test_a_file_too_big_is_413(house):
     house.app.config["MAX_CONTENT_LENGTH"] = 10_000
     answer = upload(admin, b"x" * 10_001)
     assert (413, True) == (answer.status_code, "Too big" in answer.text)
+
+
+@pytest.mark.parametrize("length", [64, 71, 997])
+def test_every_file_below_the_cap_is_read(house, length):
+    """However its lines lie in the portions that the server reads: a line's end may be a border's beginning."""
+    line = f"Alder,Core,{'x' * (length - 12)}\n"
+    answer = upload(house.admin(), "nothing,we,know\n" + line * (1_000_000 // length))
+    assert (422, True) == (answer.status_code, "are missing" in text_of(answer.text))
 
 
 def test_columns_decide_what_changes(house):
