@@ -101,8 +101,10 @@ def threaded_lap(
                 done.result()
         return timer() - start
 
-    sized = _sized(lap, _THREADED_LAP_SECONDS)
-    return lambda: sized() / threads
+    # Sized by what one thread takes: a hiccup of the scheduler must not pass for a long lap.
+    alone = blocking_lap(call, timer)()
+    turns = max(1, round(_THREADED_LAP_SECONDS / (alone * _CALLS_PER_TURN * threads)))
+    return lambda: lap(turns) / (turns * _CALLS_PER_TURN * threads)
 
 
 def asyncio_lap(
@@ -146,10 +148,10 @@ def bare_async(fn: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def _sized(lap: Callable[[int], float], seconds: float = _LAP_SECONDS) -> Callable[[], float]:
+def _sized(lap: Callable[[int], float]) -> Callable[[], float]:
     """Find out how many turns fill a lap; what is returned measures seconds per call."""
     turns = 1
-    while lap(turns) < seconds:
+    while lap(turns) < _LAP_SECONDS:
         turns *= 2
     return lambda: lap(turns) / (turns * _CALLS_PER_TURN)
 
