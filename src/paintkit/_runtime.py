@@ -87,13 +87,13 @@ class Handover:
         with self._condition:
             if self._gone:
                 return False
+            self._given = True  # before the wake-up: the loop may run at once
             if self._wake is not None:
                 try:
                     self._wake()
                 except RuntimeError:  # its loop was closed with the task still waiting in it
-                    self._gone = True
+                    self._given, self._gone = False, True
                     return False
-            self._given = True
             self._condition.notify()
             return True
 
