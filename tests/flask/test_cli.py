@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from paintkit import CacheManager, ComponentManager, ErrorRecoveryManager, EventBus, PerformanceMonitor
+from paintkit import (
+    CacheManager,
+    ComponentManager,
+    ErrorRecoveryManager,
+    EventBus,
+    PerformanceMonitor,
+    bulkhead,
+)
 from paintkit.flask import PaintKit
 from paintkit.sqlalchemy import DatabaseConnectionManager
 
@@ -21,6 +28,7 @@ def full(app, db):
     recovery, bus, components = ErrorRecoveryManager(), EventBus(), ComponentManager()
     recovery.with_retry(2, name="calls")
     recovery.circuit_breaker(name="supplier")
+    recovery.add(bulkhead(2, name="renderer"))
     bus.subscribe("paint.*", print)
     components.register("store", dict)
     monitor = PerformanceMonitor()
@@ -58,6 +66,7 @@ def test_explain_names_what_there_is(full):
         "123",
         "retry 'calls': 3 attempts",
         "circuit_breaker 'supplier'",
+        "bulkhead 'renderer'",
         "paint.*",
         "store",
         "disk",

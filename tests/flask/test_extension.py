@@ -6,12 +6,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from paintkit import (
+    BulkheadFullError,
     CacheManager,
     ComponentManager,
     ErrorRecoveryManager,
     EventBus,
     PerformanceMonitor,
     RequestBatcher,
+    bulkhead,
 )
 from paintkit.flask import PaintKit
 from paintkit.sqlalchemy import DatabaseConnectionManager
@@ -115,6 +117,9 @@ def test_metrics_hold_the_totals_of_everything(app, db):
     def fail():
         raise OSError
 
+    renderer = recovery.add(bulkhead(1, name="renderer"))
+    with renderer.hold(), pytest.raises(BulkheadFullError):
+        renderer.call(print)
     double(1)
     double(1)
     with pytest.raises(OSError):
@@ -133,6 +138,8 @@ def test_metrics_hold_the_totals_of_everything(app, db):
         ("paintkit_circuit_breaker_opened_total", supplier): 1,
         ("paintkit_circuit_breaker_state", (*supplier, ("state", "open"))): 1,
         ("paintkit_circuit_breaker_state", (*supplier, ("state", "closed"))): 0,
+        ("paintkit_policy_rejected_total", (("policy", "renderer"), ("recovery", "recovery"))): 1,
+        ("paintkit_policy_calls_running", (("policy", "renderer"), ("recovery", "recovery"))): 0,
         ("paintkit_events_published_total", (("bus", "studio"),)): 1,
         ("paintkit_batch_requests_total", (("batcher", "swatches"),)): 1,
         ("paintkit_component_builds_total", (("components", "components"),)): 1,

@@ -92,8 +92,8 @@ def _explained(kit: PaintKit) -> Iterator[str]:
 
 def _inside(part: Any) -> Iterator[str]:
     """What a part holds: policies of a registry, handlers of a bus, components of a manager."""
-    for policies in (getattr(part, "retries", {}), getattr(part, "circuit_breakers", {})):
-        yield from map(repr, policies.values())
+    for policies in ("retries", "circuit_breakers", "policies"):
+        yield from map(repr, getattr(part, policies, {}).values())
     stats = part.get_stats() if hasattr(part, "get_stats") else {}
     yield from (f"{count} × {pattern}" for pattern, count in stats.get("handlers", {}).items())
     yield from (f"{name}: {state}" for name, state in stats.get("components", {}).items())

@@ -54,6 +54,12 @@ _BREAKER = (
     _Total("rejected", "paintkit_circuit_breaker_rejected_total", "counter", "Calls refused."),
     _Total("opened", "paintkit_circuit_breaker_opened_total", "counter", "Times that it opened."),
 )
+_POLICY = (
+    _Total("running", "paintkit_policy_calls_running", "gauge", "Calls that hold a permit."),
+    _Total("waiting", "paintkit_policy_calls_waiting", "gauge", "Calls that wait for a permit."),
+    _Total("waited", "paintkit_policy_waited_total", "counter", "Calls that waited for their turn."),
+    _Total("rejected", "paintkit_policy_rejected_total", "counter", "Calls refused."),
+)
 _RETRY = (_Total("retries", "paintkit_retries_total", "counter", "Attempts beyond the first."),)
 _BUS = (
     _Total("published", "paintkit_events_published_total", "counter", "Events published."),
@@ -130,6 +136,7 @@ def families(parts: Parts) -> list[Family]:
         result += _of(_RETRY, "policy", recovery["retries"], fixed)
         result += _of(_BREAKER, "policy", recovery["circuit_breakers"], fixed)
         result.append(_states(recovery["circuit_breakers"], fixed))
+        result += _of(_POLICY, "policy", recovery.get("policies", {}), fixed)
     result += _of(_BUS, "bus", stats["buses"]) + _of(_BATCHER, "batcher", stats["batchers"])
     result += _of(_COMPONENTS, "components", stats["components"])
     return result + _measurements(parts.monitors)
