@@ -495,7 +495,6 @@ NAN, INFINITY = float("nan"), float("inf")
         ({"name": 3}, TypeError, "name"),
         ({"shadow": 1}, TypeError, "shadow"),
     ],
-    ids=str,
 )
 def test_arguments_are_checked(options, error, named):
     """At construction, by name."""

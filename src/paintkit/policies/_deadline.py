@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
-from paintkit import _arguments, ambient, clock
+from paintkit import _arguments, ambient, clock, observations
 from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import DeadlineExceededError
 
@@ -84,7 +84,7 @@ class Deadline(Policy):
     async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         expiry = self._close().expiry
         if expiry is not None and expiry.over(error):
-            raise DeadlineExceededError(f"not done within {self.seconds:g} s") from error
+            raise self._exceeded(f"not done within {self.seconds:g} s") from error
 
     def worst_case(self, cost: Cost) -> Cost:
         """Nobody waits longer than this."""
@@ -116,7 +116,11 @@ class Deadline(Policy):
     def _check(self) -> None:
         left = ambient.remaining()
         if left is not None and left <= 0:
-            raise DeadlineExceededError(f"the deadline was over {-left:.3g} s before the call")
+            raise self._exceeded(f"the deadline was over {-left:.3g} s before the call")
+
+    def _exceeded(self, how: str) -> DeadlineExceededError:
+        observations.emit("deadline.exceeded", self.name, seconds=self.seconds)
+        return DeadlineExceededError(how)
 
 
 def deadline(seconds: Seconds) -> Deadline:
