@@ -253,7 +253,7 @@ def test_the_histories_catch_a_cache_without_the_rule(colour, mutant, monkeypatc
     def drop_entries_only(self, target):
         with self.lock:
             for entry in list(target.entries(self.level)):
-                self.level.remove(entry)
+                self.level.remove(entry, "invalidated")
 
     def keep_whatever_comes(self, flight, landing):
         self._flights.setdefault((flight.call.table, flight.call.key), flight)

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from paintkit import CacheManager
-from paintkit.cache.cached import CacheInfo
+from paintkit.cache.cached import CacheInfo, Explanation
 from paintkit.cache.eviction import S3FIFOCache
 
 cache = CacheManager("studio", maxsize=100, timeout=None)
@@ -54,6 +54,9 @@ def blocking() -> None:
     assert_type(paint.refresh(1), str)
     assert_type(paint.peek(1, page=2), str | None)
     assert_type(cache.of(Shelf().row).refresh(1), list[str])
+    assert_type(paint.explain(1, page=2), Explanation)
+    paint.put("red", 1, page=2)
+    cache.of(Shelf().row).put(["red"], 1)
     paint.invalidate(1)
     paint.invalidate(paint_id=1, page=2)
     assert_type(Shelf().row(1), list[str])
@@ -77,6 +80,9 @@ async def asynchronous() -> None:
     await stock.invalidate("x")
     assert_type(await stock.info(), CacheInfo)
     assert_type(await stock.refresh("x"), int)
+    assert_type(await stock.explain("x"), Explanation)
+    await stock.put(3, "x")
+    await cache.ainvalidate("x")
     assert_type(await cache.of(Shelf().column).peek(1), bytes | None)
     assert_type(await Shelf().column(1), bytes)
     await cache.of(Shelf().column).invalidate(1)
@@ -89,6 +95,7 @@ def refused() -> None:
     paint("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     paint.invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     paint.invalidate()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    paint.put(b"red", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(stale=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

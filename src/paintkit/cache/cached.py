@@ -13,6 +13,7 @@ from typing import (
     Any,
     Concatenate,
     Generic,
+    Literal,
     NamedTuple,
     NoReturn,
     ParamSpec,
@@ -29,8 +30,8 @@ from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, nam
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall
 from paintkit.cache.keys import Identity, loose_key, single_key, typed_key
-from paintkit.cache.memory import Call, Section
-from paintkit.cache.values import refuse_unfit
+from paintkit.cache.memory import Cause, Entry, Section
+from paintkit.cache.values import estimate_total, refuse_unfit
 
 if TYPE_CHECKING:
     from paintkit.cache.store import Store
@@ -41,6 +42,7 @@ __all__ = [
     "AsyncExtras",
     "CacheInfo",
     "Cached",
+    "Explanation",
     "Extras",
     "Options",
     "cached",
@@ -50,7 +52,7 @@ __all__ = [
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
 S = TypeVar("S")
 
 #: More tags than these on one entry are a mistake.
@@ -67,6 +69,12 @@ class CacheInfo(NamedTuple):
         load_errors: Loads that raised.
         load_time: Seconds spent in loads.
         entries: Values held now.
+        joined: Misses that waited for a load that was under way.
+        expired: Misses because the time of the value was over.
+        invalidated: Misses because the value had been invalidated.
+        evicted: Misses because the value had made room. The other misses are calls that were never made before, or so
+            long ago that nobody remembers.
+        estimated_size: About how many bytes the values take.
     """
 
     hits: int
@@ -75,6 +83,38 @@ class CacheInfo(NamedTuple):
     load_errors: int
     load_time: float
     entries: int
+    joined: int
+    expired: int
+    invalidated: int
+    evicted: int
+    estimated_size: int
+
+
+class Explanation(NamedTuple):
+    """What a cache knows of one call.
+
+    Attributes:
+        key: The key of the call, as the cache sees it.
+        level: Where a value is: `"memory"`, or `None` if there is none.
+        fresh: Whether the call would be answered with it.
+        age: Seconds since the value came, or `None`.
+        expires_in: Seconds until its time is over: negative afterwards, infinite without a timeout, `None` without a
+            value.
+        tags: What it can be invalidated by: its tags, and the key that a `key_func` made.
+        missed: Why the call would miss: its value has `"expired"`, was `"invalidated"` or `"evicted"`, `"never"` came
+            (or left so long ago that nobody remembers), or the open unit of work has changed what it depends on
+            (`"dirty"`). `None` if it is fresh.
+        loading: Whether a load is under way that others wait for.
+    """
+
+    key: Hashable
+    level: Literal["memory"] | None
+    fresh: bool
+    age: float | None
+    expires_in: float | None
+    tags: tuple[str, ...]
+    missed: Cause | Literal["dirty"] | None
+    loading: bool
 
 
 class Options(NamedTuple):
@@ -177,7 +217,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
         as_made=options.key_func is not None,
     )
     extras: _Calls = (Extras if colour is Colour.BLOCKING else AsyncExtras)(loader, bind)
-    for name in ("invalidate", "refresh", "peek", "info"):
+    for name in ("invalidate", "refresh", "peek", "put", "explain", "info"):
         setattr(wrapper, name, getattr(extras, name))
     wrapper._paintkit_extras = extras  # type: ignore[attr-defined]  # a function takes any attribute
     store.attend(section, wrapper)
@@ -257,16 +297,16 @@ class Loader:
         self._make_key = make_key
         self._method = method
 
-    def locate(self, later: functools.partial[Any], label: str | None = None) -> Call:
+    def locate(self, later: functools.partial[Any], label: str | None = None) -> Entry:
         """Return the place of a bound call; `label` is its key if a `key_func` made one."""
         if label is not None:
-            return Call(self.section.table, label, None, ())
+            return Entry(self.section.table, label, None, ())
         table, args = self.section.table, later.args
         if self._method:
             table, args = self.store.table_of(self.section, args[0]), args[1:]
         identities: list[Identity] = []
         key, kind = self._make_key(args, later.keywords, identities)
-        return Call(table, key, kind, tuple(identities))
+        return Entry(table, key, kind, tuple(identities))
 
     def miss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in blocking code."""
@@ -280,7 +320,7 @@ class Loader:
         served = self.look(call)
         return served.value if served is not None else await self._get(call, later, label, ASYNCIO)
 
-    def look(self, call: Call, *, use: bool = True) -> Success[Any] | None:
+    def look(self, call: Entry, *, use: bool = True) -> Success[Any] | None:
         """Look again: the key may be one that no wrapper can build, or some unit of work may have changed something."""
         entry = call.table.get(call.key)
         if entry is None:
@@ -296,7 +336,7 @@ class Loader:
         return Success(value)
 
     async def _get(
-        self, call: Call, later: functools.partial[Any], label: str | None, runtime: Runtime
+        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
         self._complete(call, later, label)
         unit = ambient.unit_of_work.get()
@@ -327,7 +367,7 @@ class Loader:
                 del mine, begun, landing
 
     async def renew(
-        self, call: Call, later: functools.partial[Any], label: str | None, runtime: Runtime
+        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
         """Load whatever is there already, and replace it."""
         self._complete(call, later, label)
@@ -339,7 +379,30 @@ class Loader:
         self.store.keep(call, value, since=began)
         return value
 
-    def _complete(self, call: Call, later: functools.partial[Any], label: str | None) -> None:
+    def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
+        """Store a value that somebody else has made."""
+        self._complete(call, later, label)
+        self.store.put(call, value, OfCall(call.table, call.key))
+
+    def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
+        """Tell what is known of a call."""
+        self._complete(call, later, label)
+        fresh = self.look(call, use=False) is not None
+        entry, cause, loading = self.store.look_into(call)
+        now = clock.now()
+        dirty = entry is not None and now < entry.due
+        return Explanation(
+            key=call.key,
+            level=None if entry is None else "memory",
+            fresh=fresh,
+            age=None if entry is None else now - entry.loaded,
+            expires_in=None if entry is None else entry.due - now,
+            tags=call.labels,
+            missed=None if fresh else "dirty" if dirty else cause,
+            loading=loading,
+        )
+
+    def _complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
         call.labels = self._labels(later, label)
         call.timeout = self.options.timeout
@@ -347,7 +410,7 @@ class Loader:
             self.store.mourn(call.identities)
 
     async def _load_inside(
-        self, unit: ambient.UnitOfWork, call: Call, later: Callable[[], Any], runtime: Runtime
+        self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
     ) -> Any:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
         value = await self._load_alone(call, later, runtime)
@@ -355,7 +418,7 @@ class Loader:
             self.store.keep(call, value, since=unit.began)
         return value
 
-    async def _load_alone(self, call: Call, later: Callable[[], Any], runtime: Runtime) -> Any:
+    async def _load_alone(self, call: Entry, later: Callable[[], Any], runtime: Runtime) -> Any:
         """Load in the caller's own thread and task, for the caller alone."""
         started = clock.now()
         failed = True
@@ -421,7 +484,7 @@ class _Calls:
 
     def _bound(
         self, args: tuple[object, ...], named: Mapping[str, object]
-    ) -> tuple[Call, functools.partial[Any], str | None]:
+    ) -> tuple[Entry, functools.partial[Any], str | None]:
         """Return the place of a call, the call to be made later, and its key if a `key_func` makes one."""
         args = (*self._receiver, *args)
         key_func = self._loader.options.key_func
@@ -438,6 +501,12 @@ class _Calls:
         served = self._loader.look(call, use=False)
         return None if served is None else served.value
 
+    def _put(self, value: object, args: tuple[object, ...], named: Mapping[str, object]) -> None:
+        self._loader.put(*self._bound(args, named), value)
+
+    def _explain(self, args: tuple[object, ...], named: Mapping[str, object]) -> Explanation:
+        return self._loader.explain(*self._bound(args, named))
+
     def _refresh(
         self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
     ) -> Coroutine[Any, Any, Any]:
@@ -446,50 +515,72 @@ class _Calls:
     def _count(self) -> CacheInfo:
         with self._loader.store.lock:
             totals = self.section.totals()
+            values = [entry.value for entry in self.section.entries()]
         return CacheInfo(
             hits=totals.hits,
             misses=totals.misses,
             loads=totals.loads,
             load_errors=totals.load_errors,
             load_time=totals.load_time,
-            entries=len(self.section.entries()),
+            entries=len(values),
+            joined=totals.joined,
+            expired=totals.expired,
+            invalidated=totals.invalidated,
+            evicted=totals.evicted,
+            estimated_size=estimate_total(values),
         )
 
 
-class Extras(_Calls, Generic[P, R_co]):
+class Extras(_Calls, Generic[P, R]):
     """What else can be done with a cached function; the arguments are those of its calls."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
         self._drop(args, kwargs)
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
-        return cast("R_co", drive(self._refresh(args, kwargs, BLOCKING)))
+        return cast("R", drive(self._refresh(args, kwargs, BLOCKING)))
 
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""
-        return cast("R_co | None", self._peek(args, kwargs))
+        return cast("R | None", self._peek(args, kwargs))
+
+    def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
+        self._put(value, args, kwargs)
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Return what the cache knows of one call, and why it would miss; nothing is loaded and no hit counted."""
+        return self._explain(args, kwargs)
 
     def info(self) -> CacheInfo:
         """Return what the function did so far, for all its calls and objects."""
         return self._count()
 
 
-class AsyncExtras(_Calls, Generic[P, R_co]):
+class AsyncExtras(_Calls, Generic[P, R]):
     """What else can be done with a cached `async def`; the arguments are those of its calls."""
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
         self._drop(args, kwargs)
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
-        return cast("R_co", await self._refresh(args, kwargs, ASYNCIO))
+        return cast("R", await self._refresh(args, kwargs, ASYNCIO))
 
-    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""
-        return cast("R_co | None", self._peek(args, kwargs))
+        return cast("R | None", self._peek(args, kwargs))
+
+    async def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
+        self._put(value, args, kwargs)
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Return what the cache knows of one call, and why it would miss; nothing is loaded and no hit counted."""
+        return self._explain(args, kwargs)
 
     async def info(self) -> CacheInfo:
         """Return what the function did so far, for all its calls and objects."""
@@ -509,10 +600,10 @@ def extras_of(function: object) -> Extras[..., Any] | AsyncExtras[..., Any]:
     return extras if receiver is None else extras.of(receiver)
 
 
-class Cached(Protocol[P, R_co]):
+class Cached(Protocol[P, R]):
     """A cached function, as type checkers see it: a plain function with extras."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the value, from memory if it is there and fresh."""
         ...
 
@@ -520,12 +611,20 @@ class Cached(Protocol[P, R_co]):
         """Drop the value of one call; inside a unit of work, after its commit."""
         ...
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew and return it; others are served the old one meanwhile."""
         ...
 
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`."""
+        ...
+
+    def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
+        ...
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Return what the cache knows of one call, and why it would miss."""
         ...
 
     def info(self) -> CacheInfo:
@@ -536,14 +635,14 @@ class Cached(Protocol[P, R_co]):
     def __get__(self, instance: None, owner: type, /) -> Self: ...
     @overload
     def __get__(
-        self: Cached[Concatenate[S, Q], R_co], instance: S, owner: type | None = None, /
-    ) -> Callable[Q, R_co]: ...
+        self: Cached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+    ) -> Callable[Q, R]: ...
 
 
-class AsyncCached(Protocol[P, R_co]):
+class AsyncCached(Protocol[P, R]):
     """A cached `async def`, as type checkers see it: a plain coroutine function with extras that are coroutines."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Return the value, from memory if it is there and fresh."""
         ...
 
@@ -551,12 +650,20 @@ class AsyncCached(Protocol[P, R_co]):
         """Drop the value of one call; inside a unit of work, after its commit."""
         ...
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew and return it; others are served the old one meanwhile."""
         ...
 
-    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R_co | None:
+    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`."""
+        ...
+
+    async def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
+        ...
+
+    async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """Return what the cache knows of one call, and why it would miss."""
         ...
 
     async def info(self) -> CacheInfo:
@@ -567,5 +674,5 @@ class AsyncCached(Protocol[P, R_co]):
     def __get__(self, instance: None, owner: type, /) -> Self: ...
     @overload
     def __get__(
-        self: AsyncCached[Concatenate[S, Q], R_co], instance: S, owner: type | None = None, /
-    ) -> Callable[Q, Coroutine[Any, Any, R_co]]: ...
+        self: AsyncCached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+    ) -> Callable[Q, Coroutine[Any, Any, R]]: ...

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
-    from paintkit.cache.memory import Call
+    from paintkit.cache.memory import Entry
 
 __all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Land", "Landing", "Runtime"]
 
@@ -65,7 +65,7 @@ class Flight:
         "started",
     )
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Entry) -> None:
         self.call = call
         #: When it began: an instant of the clock.
         self.started = clock.now()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from paintkit import ambient
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Call, Entry, MemoryLevel, Section, Table
+    from paintkit.cache.memory import Entry, MemoryLevel, Section, Table
 
 __all__ = [
     "EVERYTHING",
@@ -34,7 +34,7 @@ __all__ = [
 EVERYTHING: Final = object()
 
 
-def marks_of(call: Call | Entry) -> tuple[Hashable, ...]:
+def marks_of(call: Entry) -> tuple[Hashable, ...]:
     """Return the marks that a call bears."""
     return (EVERYTHING, call.table.section, (call.table, call.key), *call.labels)
 
@@ -47,7 +47,7 @@ class Target(Protocol):
         """The narrowest mark that all calls concerned bear."""
         ...
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: Entry) -> bool:
         """Whether a call is concerned."""
         ...
 
@@ -61,7 +61,7 @@ class Everything:
 
     mark: Hashable = EVERYTHING
 
-    def covers(self, call: Call) -> bool:  # noqa: ARG002 - the protocol's signature
+    def covers(self, call: Entry) -> bool:  # noqa: ARG002 - the protocol's signature
         """Whether a call is concerned: always."""
         return True
 
@@ -80,7 +80,7 @@ class Labelled:
         self.mark: Hashable = label
         self._label = label
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: Entry) -> bool:
         """Whether a call bears the label."""
         return self._label in call.labels
 
@@ -105,7 +105,7 @@ class Matching:
         self._pattern = pattern
         self._matches: Callable[[str], object] = re.compile(fnmatch.translate(pattern)).match
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: Entry) -> bool:
         """Whether a label of the call matches."""
         return any(map(self._matches, call.labels))
 
@@ -124,7 +124,7 @@ class OfFunction:
         self.mark: Hashable = section
         self._section = section
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: Entry) -> bool:
         """Whether the call is one of the function."""
         return call.table.section is self._section
 
@@ -144,7 +144,7 @@ class OfCall:
         self._table = table
         self._key = key
 
-    def covers(self, call: Call) -> bool:
+    def covers(self, call: Entry) -> bool:
         """Whether it is that call."""
         return call.table is self._table and call.key == self._key
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Coroutine, Iterable
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from paintkit import _arguments
@@ -21,7 +20,7 @@ from paintkit.cache.cached import (
 )
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.store import Store
-from paintkit.cache.values import estimate_size
+from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:
     from paintkit.typing import Seconds
@@ -30,9 +29,6 @@ __all__ = ["CacheManager", "CacheStats"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: So many entries are weighed for the estimate of the whole.
-_SAMPLE = 100
 
 
 class _Absent(enum.Enum):
@@ -52,6 +48,9 @@ class CacheStats(TypedDict):
         hit_rate: Hits by look-ups, from 0 to 1; 0.0 before the first look-up.
         hits: Calls answered from memory.
         misses: Calls that found no fresh value.
+        expired: Misses because the time of the value was over.
+        invalidated: Misses because the value had been invalidated.
+        evicted: Misses because the value had made room.
         joined: Misses that waited for a load that was under way, instead of loading themselves.
         loads: Loads that returned or raised.
         load_errors: Loads that raised.
@@ -67,6 +66,9 @@ class CacheStats(TypedDict):
     hit_rate: float
     hits: int
     misses: int
+    expired: int
+    invalidated: int
+    evicted: int
     joined: int
     loads: int
     load_errors: int
@@ -156,7 +158,9 @@ class CacheManager:
         is not kept. Inside an open unit of work a miss loads in the caller's own unit.
 
         The wrapper has extras: `fn.invalidate(...)` drops the value of one call, `fn.refresh(...)` loads it anew,
-        `fn.peek(...)` returns it if it is there, `fn.info()` tells what happened so far. Those of an `async def` are coroutines. For methods use `cache.of(obj.method)`.
+        `fn.peek(...)` returns it if it is there, `fn.put(value, ...)` stores one, `fn.explain(...)` tells what is known of
+        one call, `fn.info()` what happened so far. Those of an `async def` are coroutines. For methods use
+        `cache.of(obj.method)`.
 
         Args:
             timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's.
@@ -232,6 +236,25 @@ class CacheManager:
         """
         self._store.invalidate(self._target(what, pattern))
 
+    async def ainvalidate(
+        self,
+        what: str | Callable[..., Any] | _Absent = _ABSENT,
+        /,
+        *,
+        pattern: str | _Absent = _ABSENT,
+    ) -> None:
+        """Drop values as `invalidate` does, in asyncio.
+
+        Args:
+            what: As for `invalidate`.
+            pattern: As for `invalidate`.
+
+        Raises:
+            TypeError: As for `invalidate`.
+            ValueError: As for `invalidate`.
+        """
+        self.invalidate(what, pattern=pattern)
+
     def get_stats(self) -> CacheStats:
         """Return what the cache did so far, and what it holds now.
 
@@ -244,10 +267,13 @@ class CacheManager:
         return {
             "entries": len(entries),
             "maxsize": self._store.level.maxsize,
-            "estimated_size": _estimate([entry.value for entry in entries]),
+            "estimated_size": estimate_total([entry.value for entry in entries]),
             "hit_rate": totals.hits / lookups if lookups else 0.0,
             "hits": totals.hits,
             "misses": totals.misses,
+            "expired": totals.expired,
+            "invalidated": totals.invalidated,
+            "evicted": totals.evicted,
             "joined": totals.joined,
             "loads": totals.loads,
             "load_errors": totals.load_errors,
@@ -289,10 +315,3 @@ def _tags(tags: Any) -> tuple[str, ...] | Callable[..., Iterable[str]]:
     if tags is None:
         return ()
     return _arguments.callback("tags", tags) if callable(tags) else checked_tags(tags)
-
-
-def _estimate(values: list[object]) -> int:
-    if not values:
-        return 0
-    sample = list(islice(values, 0, None, max(1, len(values) // _SAMPLE)))
-    return sum(map(estimate_size, sample)) * len(values) // len(sample)

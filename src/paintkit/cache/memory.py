@@ -6,28 +6,50 @@ Readers look into a table without a lock. Everything else in here happens under 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from paintkit.machines.s3fifo import S3FIFO, Node
 
 if TYPE_CHECKING:
     from paintkit.cache.keys import Identity
 
-__all__ = ["Call", "Counters", "Entry", "MemoryLevel", "Section", "Table"]
+__all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Section", "Table"]
+
+#: Why a value is not there (any more).
+Cause = Literal["never", "expired", "invalidated", "evicted"]
+
+#: Of so many values that left it is remembered why.
+_MOST_CAUSES = 4_096
 
 
 class Counters:
     """What happened to the calls of one function."""
 
-    __slots__ = ("hits", "joined", "load_errors", "load_time", "loads", "misses")
+    __slots__ = (
+        "evicted",
+        "expired",
+        "hits",
+        "invalidated",
+        "joined",
+        "load_errors",
+        "load_time",
+        "loads",
+        "misses",
+    )
 
     def __init__(self) -> None:
         #: Hits on entries that have left; those on living entries stand in the entries.
         self.hits = 0
         #: Calls that found no fresh value.
         self.misses = 0
+        #: Misses of values whose time was over.
+        self.expired = 0
+        #: Misses of values that had been invalidated.
+        self.invalidated = 0
+        #: Misses of values that had made room.
+        self.evicted = 0
         #: Misses that waited for somebody else's load.
         self.joined = 0
         #: Loads that returned or raised.
@@ -36,6 +58,12 @@ class Counters:
         self.load_errors = 0
         #: Seconds spent in loads.
         self.load_time = 0.0
+
+    def count_miss(self, cause: Cause) -> None:
+        """Count one call that found no fresh value."""
+        self.misses += 1
+        if cause != "never":
+            setattr(self, cause, getattr(self, cause) + 1)
 
     def count_load(self, seconds: float, *, failed: bool) -> None:
         """Count one load."""
@@ -91,10 +119,10 @@ class Table:
         self.get = self.entries.get
 
 
-class Call:
-    """Where the value of one call belongs, and what it depends on."""
+class Entry(Node):
+    """One call and, once it is loaded, its value; `hits` counts its uses."""
 
-    __slots__ = ("identities", "key", "kind", "labels", "table", "timeout")
+    __slots__ = ("due", "identities", "key", "kind", "labels", "loaded", "table", "timeout", "value")
 
     def __init__(
         self, table: Table, key: Hashable, kind: type | None, identities: tuple[Identity, ...]
@@ -109,24 +137,19 @@ class Call:
         self.labels: tuple[str, ...] = ()
         #: The time to live in seconds, or `None`.
         self.timeout: float | None = None
-
-
-class Entry(Node):
-    """One value in its place; `hits` counts its uses."""
-
-    __slots__ = ("due", "identities", "key", "kind", "labels", "table", "timeout", "value")
-
-    def __init__(self, call: Call, value: Any, now: float) -> None:
-        super().__init__()
-        self.table = call.table
-        self.key = call.key
-        self.kind = call.kind
-        self.identities = call.identities
-        self.labels = call.labels
-        self.timeout = call.timeout
-        self.value = value
+        self.value: Any = None
+        #: When the value came: an instant of the clock.
+        self.loaded = -math.inf
         #: Until when the value may be served: an instant of the clock.
-        self.due = math.inf if call.timeout is None else now + call.timeout
+        self.due = -math.inf
+        self.hits = self.spent = 0
+        self.queue = None
+
+    def fill(self, value: Any, now: float) -> None:
+        """Take the value."""
+        self.value = value
+        self.loaded = now
+        self.due = math.inf if self.timeout is None else now + self.timeout
 
     def fingerprint(self) -> int:
         """Return a number for the key. Two keys of one number cost no more than a wrong guess of popularity."""
@@ -152,6 +175,7 @@ class MemoryLevel:
         self._by_identity: dict[Identity, set[Entry]] = {}
         # What the values that left hold on to may run code when it is freed, which must not happen under the lock.
         self._waste: list[Any] = []
+        self._causes: OrderedDict[Hashable, Cause] = OrderedDict()
         self.evictions = 0
         self.expirations = 0
 
@@ -166,22 +190,26 @@ class MemoryLevel:
         self.sweep(now)
         former = entry.table.get(entry.key)
         if former is not None:
-            self.remove(former)
+            self.remove(former, "expired")  # it stands for a moment: the new one takes the place
         evicted = []
         while len(self._policy) >= self.maxsize:
             leaving = self._policy.evict()
-            self._unlink(leaving)
+            self._unlink(leaving, "evicted")
             evicted.append(leaving)
         self.evictions += len(evicted)
         self._policy.admit(entry)
         self._link(entry)
         return evicted
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Entry, cause: Cause) -> None:
         """Let an entry go, if it is still in."""
         if entry.queue is not None:
             self._policy.remove(entry)
-            self._unlink(entry)
+            self._unlink(entry, cause)
+
+    def cause_of(self, entry: Entry) -> Cause:
+        """Return why a call has no value: `never` also if that was too long ago to remember."""
+        return self._causes.get(entry.fingerprint(), "never")
 
     def sweep(self, now: float) -> None:
         """Let go of what is past its time."""
@@ -192,7 +220,7 @@ class MemoryLevel:
                 entry = queue.popleft()
                 self._queued -= 1
                 if entry.queue is not None:
-                    self.remove(entry)
+                    self.remove(entry, "expired")
                     self.expirations += 1
             if not queue:
                 del self._queues[timeout]
@@ -229,9 +257,14 @@ class MemoryLevel:
                 self._soonest = min(self._soonest, entry.due)
             queue.append(entry)
             self._queued += 1
+        if self._causes:
+            self._causes.pop(entry.fingerprint(), None)
         entry.table.entries[entry.key] = entry  # last: from here on it is served
 
-    def _unlink(self, entry: Entry) -> None:
+    def _unlink(self, entry: Entry, cause: Cause) -> None:
+        self._causes[entry.fingerprint()] = cause
+        if len(self._causes) > _MOST_CAUSES:
+            self._causes.popitem(last=False)
         if entry.table.get(entry.key) is entry:
             del entry.table.entries[entry.key]
         entry.table.section.counters.hits += entry.hits

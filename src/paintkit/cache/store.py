@@ -21,7 +21,7 @@ from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Success
 from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
 from paintkit.cache.keys import Identity, identity_of
-from paintkit.cache.memory import Call, Counters, Entry, MemoryLevel, Section, Table
+from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, Table
 from paintkit.cache.values import refuse_unfit
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Store:
             entry.hits += 1
             return Success(entry.value)
         counters = call.table.section.counters
-        counters.misses += 1
+        counters.count_miss(self.level.cause_of(call) if entry is None else "expired")
         other = self._flights.get((call.table, call.key))
         if other is not None and not other.stranded:
             counters.joined += 1
@@ -108,12 +108,15 @@ class Store:
         self._flights[call.table, call.key] = flight
         return flight
 
-    def note_miss(self, call: Call) -> None:
+    def note_miss(self, call: Entry) -> None:
         """Count a miss that takes no flight."""
         with self.lock:
-            call.table.section.counters.misses += 1
+            call.table.section.counters.count_miss(self._cause_of(call))
 
-    def note_load(self, call: Call, seconds: float, *, failed: bool) -> None:
+    def _cause_of(self, call: Entry) -> Cause:
+        return self.level.cause_of(call) if call.table.get(call.key) is None else "expired"
+
+    def note_load(self, call: Entry, seconds: float, *, failed: bool) -> None:
         """Count a load outside the flights."""
         with self.lock:
             call.table.section.counters.count_load(seconds, failed=failed)
@@ -132,7 +135,8 @@ class Store:
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
                     if isinstance(landing, Success):
-                        evicted = self.level.add(Entry(call, landing.value, now), now)
+                        call.fill(landing.value, now)
+                        evicted = self.level.add(call, now)
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
@@ -143,7 +147,7 @@ class Store:
                 "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
             )
 
-    def keep(self, call: Call, value: Any, since: int) -> None:
+    def keep(self, call: Entry, value: Any, since: int) -> None:
         """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""
         if self._in_a_step():
             return
@@ -153,7 +157,39 @@ class Store:
             if not self._ledger.noted_since(since, marks_of(call)):
                 # A load that is under way may have read less than this one did: it must not replace this value.
                 self._flights.pop((call.table, call.key), None)
-                evicted = self.level.add(Entry(call, value, now), now)
+                call.fill(value, now)
+                evicted = self.level.add(call, now)
+            _waste = self.level.take_waste()
+        self._afterwards(evicted)
+
+    def put(self, call: Entry, value: Any, target: Target) -> None:
+        """Store a value from outside: at once, or inside a unit of work after its commit.
+
+        Raises:
+            TypeError: The value must not be cached.
+        """
+        refuse_unfit(value)
+        unit = ambient.unit_of_work.get()
+        replace = functools.partial(self._replace, call, value, target, ambient.process.epoch)
+        if unit is None:
+            replace()
+        else:
+            unit.mark_dirty(((self, target.mark),))
+            unit.defer(replace)
+
+    def _replace(self, call: Entry, value: Any, target: Target, since: int) -> None:
+        """Invalidate a call and store a value of epoch `since` for it, unless that may be out of date already."""
+        if self._in_a_step():
+            self._put_off.append(target)
+            return
+        now = clock.now()
+        evicted: list[Entry] = []
+        with self.lock:
+            outdated = self._ledger.noted_since(since, marks_of(call))
+            self._forget(target)
+            if not outdated:
+                call.fill(value, now)
+                evicted = self.level.add(call, now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
 
@@ -174,21 +210,35 @@ class Store:
             self._put_off.append(target)
             return
         with self.lock:
-            self._ledger.note(target.mark, next_epoch())
-            entries = list(target.entries(self.level))
-            self._remove(entries)
-            for place in [place for place, flight in self._flights.items() if target.covers(flight.call)]:
-                del self._flights[place]
+            dropped = self._forget(target)
             self.invalidations += 1
             _waste = self.level.take_waste()
         self._afterwards(())
-        observations.emit("cache.invalidated", self.name, target=str(target), entries=len(entries))
+        observations.emit("cache.invalidated", self.name, target=str(target), entries=dropped)
 
-    def is_dirty(self, call: Call | Entry, unit: ambient.UnitOfWork) -> bool:
+    def _forget(self, target: Target) -> int:
+        """Let go of what a target covers, and of the loads that are under way; return how many entries there were."""
+        self._ledger.note(target.mark, next_epoch())
+        entries = list(target.entries(self.level))
+        self._remove(entries, "invalidated")
+        for place in [place for place, flight in self._flights.items() if target.covers(flight.call)]:
+            del self._flights[place]
+        return len(entries)
+
+    def is_dirty(self, call: Entry, unit: ambient.UnitOfWork) -> bool:
         """Whether a unit of work has invalidated what concerns a call."""
         return unit.is_dirty((self, mark) for mark in marks_of(call))
 
     # --- Statistics ---
+
+    def look_into(self, call: Entry) -> tuple[Entry | None, Cause, bool]:
+        """Return the entry of a call, why it would miss, and whether a load of it is under way."""
+        with self.lock:
+            return (
+                call.table.get(call.key),
+                self._cause_of(call),
+                (call.table, call.key) in self._flights,
+            )
 
     def sweep(self) -> list[Entry]:
         """Let go of what is past its time, and return what is left."""
@@ -247,20 +297,20 @@ class Store:
     def _let_go(self, dead: Section | Table | Identity) -> None:
         match dead:
             case Section():
-                self._remove(dead.entries())
+                self._remove(dead.entries(), "expired")
                 self._former.add(dead.counters)
                 del self._sections[dead]
                 for table in dead.tables():
                     if table.identity is not None:
                         table.identity.recover(table)
             case Table():
-                self._remove(list(dead.entries.values()))
+                self._remove(list(dead.entries.values()), "expired")
             case Identity():
-                self._remove(self.level.speaking_of(dead))
+                self._remove(self.level.speaking_of(dead), "expired")
 
-    def _remove(self, entries: Iterable[Entry]) -> None:
+    def _remove(self, entries: Iterable[Entry], cause: Cause) -> None:
         for entry in entries:
-            self.level.remove(entry)
+            self.level.remove(entry, cause)
 
     def mourn(self, identities: Iterable[Identity]) -> None:
         """See to it that entries whose key speaks of these objects leave with them."""

@@ -11,10 +11,13 @@ from typing import Any
 
 from paintkit.cache.keys import PLAIN
 
-__all__ = ["estimate_size", "refuse_unfit"]
+__all__ = ["estimate_size", "estimate_total", "refuse_unfit"]
 
 #: At most so many parts of a value are searched for what is unfit.
 _MOST_PARTS = 1_000
+
+#: So many values are weighed for the estimate of all.
+_SAMPLE = 100
 
 #: So deep, and at so many parts of one container, we look to estimate a size.
 _DEPTH, _BREADTH = 3, 16
@@ -86,6 +89,14 @@ def estimate_size(value: object, depth: int = _DEPTH) -> int:
     if isinstance(value, dict):
         return size + _weigh(value, depth) + _weigh(value.values(), depth)
     return size + _weigh(value if isinstance(value, _CONTAINERS) else _fields(value), depth)
+
+
+def estimate_total(values: list[object]) -> int:
+    """Return about how many bytes values take together: about 100 of them are weighed, the rest is taken to be like them."""
+    if not values:
+        return 0
+    sample = list(islice(values, 0, None, max(1, len(values) // _SAMPLE)))
+    return sum(map(estimate_size, sample)) * len(values) // len(sample)
 
 
 def _weigh(parts: Any, depth: int) -> int:
