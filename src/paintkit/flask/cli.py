@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import click
 from flask.cli import AppGroup
 
-if TYPE_CHECKING:
-    from paintkit.flask.extension import PaintKit
+from paintkit.flask.totals import Parts, collect
 
 __all__ = ["group"]
 
+_Checks = Mapping[str, Callable[[], object]]
 
-def group(kit: PaintKit) -> AppGroup:
-    """Return the command group for one extension."""
+
+def group(parts: Parts, checks: _Checks) -> AppGroup:
+    """Return the command group for what an app uses, and its own checks."""
     commands = AppGroup("paintkit", help="Show and check what this app uses of paintkit.")
 
     @commands.command()
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
     def stats(as_json: bool) -> None:
         """Print the totals of this process."""
-        totals = kit.get_stats()
+        totals = collect(parts)
         if as_json:
             click.echo(json.dumps(totals, indent=2))
             return
@@ -33,7 +34,7 @@ def group(kit: PaintKit) -> AppGroup:
     @commands.command()
     def explain() -> None:
         """Print what the app uses and how it is set up."""
-        for line in _explained(kit):
+        for line in _explained(parts, checks):
             click.echo(line)
 
     @commands.command()
@@ -49,7 +50,7 @@ def group(kit: PaintKit) -> AppGroup:
     def check(context: click.Context, workers: int | None, replicas: int) -> None:
         """Look for trouble; exit with 1 if there is any."""
         levels = set()
-        for level, where, message in _findings(kit, workers, replicas):
+        for level, where, message in _findings(parts, checks, workers, replicas):
             levels.add(level)
             click.echo(f"{level:7}  {where}: {message}")
         if not levels:
@@ -76,8 +77,7 @@ def _shown(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _explained(kit: PaintKit) -> Iterator[str]:
-    parts = kit.parts
+def _explained(parts: Parts, checks: _Checks) -> Iterator[str]:
     for kind, ones in zip(parts._fields, parts, strict=True):
         if not ones:
             continue
@@ -85,9 +85,9 @@ def _explained(kit: PaintKit) -> Iterator[str]:
         for name, one in ones.items():
             yield f"  {name}: {one!r}"
             yield from (f"    {line}" for line in _inside(one))
-    if kit.checks:
+    if checks:
         yield "checks"
-        yield from (f"  {name}" for name in kit.checks)
+        yield from (f"  {name}" for name in checks)
 
 
 def _inside(part: Any) -> Iterator[str]:
@@ -99,14 +99,16 @@ def _inside(part: Any) -> Iterator[str]:
     yield from (f"{name}: {state}" for name, state in stats.get("components", {}).items())
 
 
-def _findings(kit: PaintKit, workers: int | None, replicas: int) -> Iterator[tuple[str, str, str]]:
-    for name, db in kit.parts.databases.items():
+def _findings(
+    parts: Parts, checks: _Checks, workers: int | None, replicas: int
+) -> Iterator[tuple[str, str, str]]:
+    for name, db in parts.databases.items():
         if getattr(db, "is_async", False):
             yield "warning", name, "an async database manager is not checked from here: await db.acheck()"
         else:
             for level, topic, message in db.check(workers=workers, replicas=replicas):
                 yield level, f"{name} {topic}", message
-    for name, check in kit.checks.items():
+    for name, check in checks.items():
         try:
             check()
         except Exception as error:  # noqa: BLE001 - that it fails is the finding

@@ -119,7 +119,7 @@ class PaintKit:
         app.register_blueprint(
             self._blueprint(self._health(app, timeout)), url_prefix=self._url_prefix or None
         )
-        app.cli.add_command(cli.group(self))
+        app.cli.add_command(cli.group(self.parts, self.checks))
 
     def get_stats(self) -> dict[str, dict[str, Any]]:
         """Return the totals of everything, as plain data: by kind, then by name."""
