@@ -87,11 +87,11 @@ def test_a_file_too_big_is_413(house):
     assert (413, True) == (answer.status_code, "Too big" in answer.text)
 
 
-@pytest.mark.parametrize("length", [64, 71, 997])
+@pytest.mark.parametrize("length", [64, 71])
 def test_every_file_below_the_cap_is_read(house, length):
     """However its lines lie in the portions that the server reads: a line's end may be a border's beginning."""
     line = f"Alder,Core,{'x' * (length - 12)}\n"
-    answer = upload(house.admin(), "nothing,we,know\n" + line * (1_000_000 // length))
+    answer = upload(house.admin(), "nothing,we,know\n" + line * (450_000 // length))
     assert (422, True) == (answer.status_code, "are missing" in text_of(answer.text))
 
 
