@@ -48,6 +48,15 @@ def test_a_wait_is_never_shorter_than_asked_for(delay, hint):
     assert Wait(max(delay, hint)) == decision
 
 
+@given(durations(longest=100.0), st.floats(1.0, 1.1))
+def test_a_hint_is_followed_with_a_spread(hint, spread):
+    """A little later than asked for, within the time that is left; the cap is for what was asked."""
+    plan = RetryPlan(2, longest_hint=hint)
+
+    assert Wait(hint * spread) == plan.after_failure(0.0, 0.0, hint=hint, spread=spread)
+    assert GiveUp("deadline") == plan.after_failure(0.0, 0.0, hint=hint, spread=spread, due=hint * spread)
+
+
 @given(durations(longest=10.0), durations(longest=10.0))
 def test_a_server_that_asks_for_too_much_is_left_alone(hint, longest):
     """Coming earlier would break its word, so nobody comes at all."""

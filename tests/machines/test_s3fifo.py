@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paintkit.machines.s3fifo import S3FIFO, Node
+from paintkit.machines.s3fifo import S3FIFO, Node, Queue
 
 
 class Key(Node):
@@ -120,6 +120,18 @@ def test_it_does_what_the_naive_model_does(capacity, steps):
     assert differ(capacity, steps, Model(capacity)) is None
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 7, 12, 19, 25, 40, 119])
+def test_it_does_what_the_naive_model_does_for_long(capacity):
+    """Through many rounds, ghosts that come back, removals, and idols used more often than counts."""
+    rng = random.Random(capacity)
+    names = range(2 * capacity + 3)
+    steps = [
+        (operation, min(rng.choice(names), rng.choice(names)))
+        for operation in rng.choices(["get", "remove"], [8, 1], k=6_000)
+    ]
+    assert differ(capacity, steps, Model(capacity)) is None
+
+
 def test_the_model_catches_another_promotion_rule():
     """A machine that promoted after one use would be found out."""
 
@@ -144,8 +156,53 @@ def test_it_never_holds_more_than_its_capacity(capacity, steps):
 
 def test_nothing_cannot_be_evicted():
     """Eviction from an empty policy is an error of who drives it."""
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError, match=r"^nothing is in$"):
         S3FIFO().evict()
+
+
+def test_a_node_that_is_not_in_is_left_alone():
+    """Neither one that never was, nor one that was removed or evicted."""
+    policy: S3FIFO[Key] = S3FIFO()
+    removed, evicted, last = Key("removed"), Key("evicted"), Key("last")
+    for node in (removed, evicted, last):
+        policy.admit(node)
+    policy.remove(removed)
+    assert evicted is policy.evict()
+
+    for node in (removed, evicted, Key("stranger")):
+        assert node.queue is None
+        policy.remove(node)
+
+    assert [last] == list(policy)
+    assert 1 == len(policy)
+
+
+def test_a_queue_is_rebuilt_once_more_than_half_of_it_is_gone():
+    """Up to then a removal only marks, so that it costs the same on average however long the queue is."""
+    queue, nodes = Queue(), [Key(number) for number in range(8)]
+    for node in nodes:
+        queue.push(node)
+    for node in nodes[2:6]:
+        queue.remove(node)
+    assert (8, 4) == (len(queue._nodes), len(queue))
+
+    queue.remove(nodes[6])
+    assert (3, 3) == (len(queue._nodes), len(queue))
+    assert [nodes[0], nodes[1], nodes[7]] == list(queue)
+
+
+def test_a_queue_counts_only_who_stands_in_it():
+    """However many have vanished from its middle, and whether they have been skipped yet or not."""
+    queue, nodes = Queue(), [Key(number) for number in range(20)]
+    for node in nodes:
+        queue.push(node)
+    for node in nodes[1:4] + nodes[10:14]:
+        queue.remove(node)
+    order = [nodes[0], *nodes[4:10], *nodes[14:]]
+    for left, node in zip(range(13, 0, -1), order, strict=True):
+        assert left == len(queue)
+        assert node is queue.pop()
+    assert 0 == len(queue)
 
 
 def test_removed_nodes_do_not_pile_up():

@@ -59,7 +59,7 @@ class RetryPlan:
         Args:
             now: The instant of the decision.
             delay: Seconds that the schedule asks for; what is no positive number is no wait.
-            hint: Seconds that the server asks for. Coming earlier would break its word, so a hint is never shortened.
+            hint: Seconds that the server asks for (>= 0). Coming earlier would break its word, so a hint is never shortened.
             spread: By how much a hint that is followed is stretched (>= 1).
             due: The instant of the ambient deadline.
         """
@@ -67,7 +67,7 @@ class RetryPlan:
             return GiveUp("attempts")
         if hint > self._longest_hint:
             return GiveUp("retry_after")
-        wait = max(delay if delay > 0 else 0.0, hint * spread)
+        wait = max(hint * spread, delay)  # in this order: what is not greater, NaN included, is no wait
         if now + wait >= due:
             return GiveUp("deadline")
         if now + wait > self._give_up_at:
