@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-__all__ = ["Oklch", "hue_rank", "ink_on", "is_hex", "normal_hex", "oklch", "oklch_hex"]
+__all__ = ["Oklch", "hue_rank", "is_hex", "normal_hex", "oklch", "oklch_hex"]
 
 _HEX = re.compile(r"#?([0-9A-Fa-f]{6})", re.ASCII)
 _GREY = 0.03  # chroma below which an eye sees no hue
@@ -90,10 +90,3 @@ def hue_rank(colour: str) -> int:
     """
     lightness, chroma, hue = oklch(colour)
     return _GREYS_RANK + round(100 * lightness) if chroma < _GREY else int(hue) % _GREYS_RANK
-
-
-def ink_on(colour: str) -> str:
-    """Return `black` or `white`: the one that reads better on this colour (by WCAG contrast)."""
-    r, g, b = (_linear(int(colour[at : at + 2], 16)) for at in (1, 3, 5))
-    luminance = 0.2126 * r + 0.7152 * g + 0.0722 * b
-    return "black" if luminance > 0.179 else "white"

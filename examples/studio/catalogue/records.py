@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple
 
-from studio.colour import ink_on, normal_hex
+from studio.colour import normal_hex
 from studio.models import MAX_STOCK
 
 __all__ = [
@@ -77,11 +77,6 @@ class PaintCard(NamedTuple):
     def level(self) -> str:
         """`out`, `low` (at or below the minimum) or `in`."""
         return stock_level(self.stock, self.min_stock)
-
-    @property
-    def ink(self) -> str:
-        """The text colour that reads on this paint."""
-        return ink_on(self.hex)
 
 
 class Move(NamedTuple):
