@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["ImportConflictError", "NotEnoughStockError", "StaleVersionError", "StartupError", "TwinError"]
+__all__ = [
+    "ImportConflictError",
+    "NotEnoughStockError",
+    "StaleVersionError",
+    "StartupError",
+    "TwinError",
+    "sentence",
+]
+
+
+def sentence(reason: str) -> str:
+    """Return a reason as a page says it.
+
+    Example:
+        >>> sentence("name is empty")
+        'Name is empty.'
+    """
+    return f"{reason[0].upper()}{reason[1:]}."
 
 
 class StartupError(Exception):

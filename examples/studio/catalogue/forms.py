@@ -9,6 +9,7 @@ from typing_extensions import override
 from wtforms import HiddenField, SelectField, StringField, TextAreaField
 
 from studio.catalogue.records import FINISHES, PaintDetail, PaintFields, read_paint
+from studio.problems import sentence
 from studio.transfer.csv_out import price
 
 __all__ = ["PaintForm"]
@@ -55,7 +56,9 @@ class PaintForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
         problems = self._read()[1]
         for name, reason in problems.items():
             field = self[name]
-            field.errors = [*field.errors, f"{reason[0].upper()}{reason[1:]}."]
+            # A file calls the field by its column, a form by its label.
+            said = field.label.text + reason.removeprefix(name) if reason.startswith(name) else reason
+            field.errors = [*field.errors, sentence(said)]
         return is_genuine and not problems
 
     def _read(self) -> tuple[PaintFields | None, dict[str, str]]:

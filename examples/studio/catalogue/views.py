@@ -9,7 +9,7 @@ from studio.auth.access import anyone, current_user
 from studio.catalogue.forms import PaintForm
 from studio.catalogue.listing import PAGE_SIZES, SORTS, STOCK_LEVELS, Listing
 from studio.catalogue.records import PaintDetail, clean, has_control
-from studio.problems import NotEnoughStockError, StaleVersionError, TwinError
+from studio.problems import NotEnoughStockError, StaleVersionError, TwinError, sentence
 from studio.services import services
 
 __all__ = ["blueprint"]
@@ -36,7 +36,7 @@ def index() -> str:
     try:
         listing = Listing.from_query(request.args)
     except ValueError as error:
-        abort(400, description=f"{error}.")
+        abort(400, description=sentence(str(error)))
     reads = services().reads
     return render_template(
         "catalogue/index.html",

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from flask import Flask, g, request
 from flask_bootstrap import Bootstrap5
 
-from studio.colour import ink_on
 from studio.transfer.csv_out import price
 
 __all__ = ["register_appearance"]
@@ -16,7 +15,7 @@ __all__ = ["register_appearance"]
 def register_appearance(app: Flask) -> None:
     """Add Bootstrap, served from its package, and our own filters."""
     Bootstrap5(app)
-    app.jinja_env.filters.update(when=when, price=price, ink=ink_on, thousands=thousands)
+    app.jinja_env.filters.update(when=when, price=price, signed=signed, thousands=thousands)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.context_processor(_context)
 
@@ -38,6 +37,16 @@ def when(at: datetime) -> str:
         '2026-01-02 03:04'
     """
     return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M")
+
+
+def signed(number: int) -> str:
+    """Return a change with its sign, a real minus as on the buttons.
+
+    Example:
+        >>> signed(5), signed(-1) == "\u22121"
+        ('+5', True)
+    """
+    return f"{number:+d}".replace("-", "\u2212")
 
 
 def thousands(number: int) -> str:

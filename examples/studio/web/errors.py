@@ -7,7 +7,13 @@ import math
 
 from flask import Flask, g, render_template, request
 from flask.globals import request_ctx
-from werkzeug.exceptions import HTTPException, InternalServerError, ServiceUnavailable
+from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import (
+    HTTPException,
+    InternalServerError,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+)
 
 from paintkit import RejectedError
 from paintkit.sqlalchemy import is_transient
@@ -28,11 +34,16 @@ _TITLES = {
     503: "Back in a moment",
 }
 _RETRY_AFTER = 5
+_OLD_FORM = (
+    "This form is no longer good: somebody logged in or out here after it was opened, or the browser keeps no cookies."
+    " Go back, load the page again, and send it once more."
+)
 
 
 def register_errors(app: Flask) -> None:
     """Answer every error with a page of ours."""
     app.register_error_handler(HTTPException, _known)
+    app.register_error_handler(CSRFError, _old_form)
     app.register_error_handler(Exception, _unknown)
 
 
@@ -40,7 +51,17 @@ def _known(error: HTTPException) -> tuple[str, int, dict[str, str]]:
     headers = {}
     if (wait := getattr(error, "retry_after", None)) is not None:
         headers["Retry-After"] = str(wait)
-    return _page(error.code or 500, error.description or ""), error.code or 500, headers
+    return _page(error.code or 500, _advice(error)), error.code or 500, headers
+
+
+def _advice(error: HTTPException) -> str:
+    if isinstance(error, RequestEntityTooLarge) and (most := request.max_content_length):
+        return f"A file may have {most / 1024**2:.3g} MB at most. Nothing was changed."
+    return error.description or ""
+
+
+def _old_form(_error: CSRFError) -> tuple[str, int]:
+    return _page(400, _OLD_FORM), 400
 
 
 def _unknown(error: Exception) -> tuple[str, int, dict[str, str]]:

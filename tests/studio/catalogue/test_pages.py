@@ -134,7 +134,8 @@ def test_a_new_paint_is_there_at_once(house):
         ("hex", "green", "six hexadecimal digits"),
         ("brand", "x" * 81, "Brand is longer than 80 characters."),
         ("price", "-1", "Price must be an amount"),
-        ("min_stock", "many", "Min_stock must be a whole number"),
+        ("min_stock", "many", "Warn at must be a whole number"),
+        ("hex", "", "Colour is empty."),
         ("finish", "shiny", "is no finish"),
     ],
 )
@@ -187,7 +188,7 @@ def test_a_move_shows_in_the_history(house):
     admin = house.admin()
     assert 303 == admin.send("/paints/1/stock", {"delta": "-2", "reason": "Dragon's wing"}).status_code
     page = text_of(admin.get("/paints/1").text)
-    assert "-2 Dragon's wing admin" in page
+    assert "\u22122 Dragon's wing admin" in page
     assert "1 in stock" in page
 
 
@@ -217,7 +218,7 @@ def test_the_shelf_cannot_be_overdrawn(house):
         thread.join()
     assert [303] * 3 + [409] * 7 == sorted(codes)
     page = house.visitor().get("/paints/1").text
-    assert (3, True) == (page.count(">-1<"), "data-stock>0<" in page)
+    assert (3, True) == (page.count(">\u22121<"), "data-stock>0<" in page)
 
 
 def test_a_deleted_paint_is_gone_with_its_history(house):

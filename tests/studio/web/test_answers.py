@@ -60,6 +60,16 @@ def test_a_fault_of_ours_is_a_page_without_secrets(house, monkeypatch, caplog):
     assert answer.headers["X-Request-ID"] in caplog.text
 
 
+@pytest.mark.parametrize("token", ["", "forged"])
+def test_a_form_without_its_token_says_what_to_do(house, token):
+    """Nothing is changed, and the page says why, and the way out."""
+    house.stock_up([paint("Moss", stock=1)])
+    admin = house.admin()
+    answer = admin.client.post("/paints/1/stock", data={"csrf_token": token, "delta": "1"})
+    assert (400, True) == (answer.status_code, "load the page again" in answer.text)
+    assert "data-stock>1<" in admin.get("/paints/1").text
+
+
 def test_an_absent_database_is_503(house, monkeypatch):
     """The page says to come back, and when."""
     take_away(house, monkeypatch)
