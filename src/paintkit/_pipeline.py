@@ -121,7 +121,7 @@ def _fused(policies: tuple[Policy, ...], fn: AnyCallable) -> AnyCallable:
     if colour in {Colour.GENERATOR, Colour.ASYNC_GENERATOR} or len(policies) == 1:
         return policies[0](inner[-1])
     body, helpers = _nested(policies, inner[::-1], colour)
-    templates = Templates("pipeline", blocking=body, asyncio=body)
+    templates = Templates(name="pipeline", blocking=body, asyncio=body)
     return wrap(fn, templates, helpers)
 
 

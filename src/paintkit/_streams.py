@@ -8,7 +8,7 @@ as `yield from` would, with `send`, `throw` and `close` (PEP 380).
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 __all__ = [
     "ASYNC_DELEGATION",
@@ -23,41 +23,30 @@ __all__ = [
 ]
 
 
-class Stream(NamedTuple):
-    """A generator that stands at its first item, or has ended without one.
+#: A generator that stands at its first item, or has ended without one: what comes after the first item (`None` if there was
+#: none), and the first item (the generator's result if there was none).
+Stream: TypeAlias = "tuple[Generator[Any, Any, Any] | Paced | None, Any]"
 
-    Attributes:
-        rest: What comes after the first item, or `None` if there was none.
-        first: The first item, or the generator's result if there was none.
-    """
-
-    rest: Generator[Any, Any, Any] | Paced | None
-    first: Any
-
-
-class AsyncStream(NamedTuple):
-    """The same for an asynchronous generator, which has no result."""
-
-    rest: AsyncGenerator[Any, Any] | Paced | None
-    first: Any
+#: The same for an asynchronous generator, which has no result.
+AsyncStream: TypeAlias = "tuple[AsyncGenerator[Any, Any] | Paced | None, Any]"
 
 
 def open_stream(call: Callable[[], Generator[Any, Any, Any]]) -> Stream:
     """Create a generator and ask for its first item."""
     rest = call()
     try:
-        return Stream(rest, next(rest))
+        return rest, next(rest)
     except StopIteration as stop:
-        return Stream(None, stop.value)
+        return None, stop.value
 
 
 async def aopen_stream(call: Callable[[], AsyncGenerator[Any, Any]]) -> AsyncStream:
     """Create an asynchronous generator and ask for its first item."""
     rest = call()
     try:
-        return AsyncStream(rest, await anext(rest))
+        return rest, await anext(rest)
     except StopAsyncIteration:
-        return AsyncStream(None, None)
+        return None, None
 
 
 def resume(stream: Stream) -> Generator[Any, Any, Any]:

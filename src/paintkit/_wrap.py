@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from paintkit import observations
+from paintkit._record import Record
 from paintkit._streams import aopen_stream, open_stream
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Colour(enum.Enum):
     ASYNC_GENERATOR = "async generator"
 
 
-class Templates(NamedTuple):
+class Templates(Record):
     """The bodies of a policy's wrappers, by colour; `None` where the policy refuses that colour.
 
     Attributes:
@@ -157,7 +158,7 @@ class Policy:
                 f"{', '.join(fixed)} of {self.name!r} cannot change while it is at work, make a new policy for that;"
                 f" what can change: {changeable}"
             )
-        origin = self._origin._replace(options={**self._origin.options, **options})
+        origin = _Origin(make=self._origin.make, options={**self._origin.options, **options})
         self._take_over(origin.make_again())
         self._origin = origin
         observations.emit("policy.reconfigured", self.name, **options)
@@ -174,7 +175,7 @@ class Policy:
         raise NotImplementedError
 
 
-class _Origin(NamedTuple):
+class _Origin(Record):
     """How a policy was made."""
 
     make: Callable[..., Policy]
@@ -192,7 +193,7 @@ def remembered(make: Callable[P, PolicyT]) -> Callable[P, PolicyT]:
     @functools.wraps(make)
     def factory(*args: P.args, **kwargs: P.kwargs) -> PolicyT:
         policy = make(*args, **kwargs)
-        policy._origin = _Origin(make, {**dict(zip(names, args, strict=False)), **kwargs})
+        policy._origin = _Origin(make=make, options={**dict(zip(names, args, strict=False)), **kwargs})
         return policy
 
     return factory
@@ -328,7 +329,7 @@ def _is_marked(fn: object) -> bool:
     return bool(getattr(inner, "_is_coroutine_mark", None) or getattr(inner, "_is_coroutine", None))
 
 
-class Parameters(NamedTuple):
+class Parameters(Record):
     """The parameters of a wrapper, as source text.
 
     Attributes:
@@ -348,7 +349,8 @@ class Parameters(NamedTuple):
     @classmethod
     def any(cls) -> Parameters:
         """Return `*args, **kwargs`."""
-        return cls(("args", "kwargs"), "*args, **kwargs", "*args, **kwargs", own=False, variadic=True)
+        stars = "*args, **kwargs"
+        return cls(names=("args", "kwargs"), declaration=stars, arguments=stars, own=False, variadic=True)
 
     @classmethod
     def of(cls, fn: object) -> Parameters:
@@ -377,7 +379,13 @@ class Parameters(NamedTuple):
             declared.append(star)
             passed.append(star)
         variadic = bool(code.co_flags & (_VARARGS | _VARKEYWORDS))
-        return cls(names, ", ".join(declared), ", ".join(passed), own=True, variadic=variadic)
+        return cls(
+            names=names,
+            declaration=", ".join(declared),
+            arguments=", ".join(passed),
+            own=True,
+            variadic=variadic,
+        )
 
 
 def _parameter_count(code: CodeType) -> int:

@@ -25,6 +25,7 @@ from typing import (
 )
 
 from paintkit import _arguments, ambient, clock
+from paintkit._record import Record
 from paintkit._runtime import Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
@@ -117,7 +118,7 @@ class Explanation(NamedTuple):
     loading: bool
 
 
-class Options(NamedTuple):
+class Options(Record):
     """How a function is cached; checked by whoever makes it.
 
     Attributes:
@@ -196,7 +197,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     wrapper = wrap(
         fn,
         Templates(
-            "cached",
+            name="cached",
             blocking=f"{look}    return $miss({call})\n",
             asyncio=f"{look}    return await $amiss({call})\n",
         ),

@@ -267,7 +267,9 @@ _TEMPLATE = """\
     return $result
 """
 _TEMPLATES = _wrap.Templates(
-    "measure", blocking=_TEMPLATE.format(call="$call"), asyncio=_TEMPLATE.format(call="await $call")
+    name="measure",
+    blocking=_TEMPLATE.format(call="$call"),
+    asyncio=_TEMPLATE.format(call="await $call"),
 )
 
 

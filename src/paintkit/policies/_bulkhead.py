@@ -39,7 +39,7 @@ _BODY = """\
 """
 
 _TEMPLATES = Templates(
-    "bulkhead",
+    name="bulkhead",
     blocking=_BODY.format(acquire="$acquire", call="$call"),
     asyncio=_BODY.format(acquire="await $aacquire", call="await $call"),
     generator=generator_within("with $hold():"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from paintkit import _arguments, ambient, backoff, clock, observations
+from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
 from paintkit._wrap import Policy, Templates, remembered
@@ -147,7 +148,7 @@ class CircuitBreaker(Policy):
         self._failures = self._rejected = self._opened = 0
         timed, judged = judge.slow_after is not None, judge.unwanted is not None
         self._templates = Templates(
-            "circuit_breaker",
+            name="circuit_breaker",
             blocking=_body("$probe", "$call", note=rules.note, timed=timed, judged=judged),
             asyncio=_body("await $aprobe", "await $call", note=rules.note, timed=timed, judged=judged),
             generator=generator_within("with $guard():"),
@@ -414,7 +415,7 @@ class Guard:
         self.__exit__(_type, error, _traceback)
 
 
-class _Judge(NamedTuple):
+class _Judge(Record):
     """What the results of calls say about the dependency, as the user sees it."""
 
     record: Predicate | None
@@ -447,7 +448,7 @@ class _Judge(NamedTuple):
         return (left is not None and left <= 0) or (started > 0 and self.is_slow(clock.now() - started))
 
 
-class _Rules(NamedTuple):
+class _Rules(Record):
     """The trip rules as the happy path sees them."""
 
     rule: TripRule
@@ -459,13 +460,13 @@ class _Rules(NamedTuple):
     def of(cls, streak: Streak | None, rate: Rate | None) -> _Rules:
         """Choose the cheapest note of a success that tells the rules what they need."""
         if streak is not None and rate is not None:
-            return cls(Either(streak, rate), _NOTE_UNDER_LOCK, streak, rate)
+            return cls(rule=Either(streak, rate), note=_NOTE_UNDER_LOCK, streak=streak, rate=rate)
         if streak is not None:
-            return cls(streak, _NOTE_STREAK, streak, None)
+            return cls(rule=streak, note=_NOTE_STREAK, streak=streak, rate=None)
         if rate is None:
             raise ValueError("a circuit breaker needs a rule")
         note = _NOTE_WINDOW if isinstance(rate.window, TimeWindow) and _has_gil() else _NOTE_UNDER_LOCK
-        return cls(rate, note, None, rate)
+        return cls(rule=rate, note=note, streak=None, rate=rate)
 
     @property
     def window(self) -> Window | None:

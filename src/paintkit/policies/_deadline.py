@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Deadline", "deadline"]
 
 _TEMPLATES = Templates(
-    "deadline",
+    name="deadline",
     blocking="""\
     with $self:
         $check()

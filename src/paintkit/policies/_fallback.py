@@ -32,7 +32,7 @@ _BODY = """\
 """
 
 _TEMPLATES = Templates(
-    "fallback",
+    name="fallback",
     blocking=_BODY.format(call="$call", instead="$instead"),
     asyncio=_BODY.format(call="await $call", instead="await $ainstead"),
     generator="    return (yield from $resume($open($later)))\n",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Hedge", "hedge"]
 
 _TEMPLATES = Templates(
-    "hedge",
+    name="hedge",
     blocking="    $result = $race($later).unwrap()\n    return $result\n",
     asyncio="    $result = (await $arace($later)).unwrap()\n    return $result\n",
 )

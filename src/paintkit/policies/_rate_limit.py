@@ -122,7 +122,7 @@ class RateLimit(Policy):
         self._rejected = self._waited = 0
         keyed, weighed = key is not None, weight is not None
         self._templates = Templates(
-            "rate_limit",
+            name="rate_limit",
             blocking=_SHARED.format(enter="$enter", call="$call")
             if shared
             else _body("$call", "$wait", keyed=keyed, weighed=weighed),

@@ -6,9 +6,10 @@ import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from paintkit import _arguments, ambient, backoff, clock, observations
+from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
 from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, remembered
@@ -59,7 +60,7 @@ _JUDGE = """\
 """
 
 
-class _Options(NamedTuple):
+class _Options(Record):
     """The arguments of `retry`, validated."""
 
     on: Predicate
@@ -86,7 +87,7 @@ class _Options(NamedTuple):
             "started": ", $started" if self.max_elapsed is not None else "",
         }
         return Templates(
-            "retry",
+            name="retry",
             blocking=_BODY.format(call="$call", recover="$recover", **common),
             asyncio=_BODY.format(call="await $call", recover="await $arecover", **common),
             generator="    return (yield from $resume($open($later)))\n",

@@ -69,7 +69,7 @@ class Timeout(Policy):
         self.seconds = seconds
         self._blocking = _THREAD if thread else _COOPERATIVE if cooperative else None
         self._templates = Templates(
-            "timeout",
+            name="timeout",
             blocking=self._blocking,
             asyncio=_ASYNCIO,
             generator="    return (yield from $resume($open($later)))\n" if cooperative else None,
@@ -137,12 +137,12 @@ class Timeout(Policy):
 
     def _open(self, call: Callable[[], Any]) -> Stream:
         """Give every item of a generator as much time as a call."""
-        stream = self.call(open_stream, call)
-        return stream if stream.rest is None else Stream(Paced(stream.rest, self.call), stream.first)
+        rest, first = self.call(open_stream, call)
+        return None if rest is None else Paced(rest, self.call), first
 
     async def _aopen(self, call: Callable[[], Any]) -> AsyncStream:
-        stream = await self.acall(aopen_stream, call)
-        return stream if stream.rest is None else AsyncStream(Paced(stream.rest, self.acall), stream.first)
+        rest, first = await self.acall(aopen_stream, call)
+        return None if rest is None else Paced(rest, self.acall), first
 
     def _start(self, due: float) -> Expiry:
         """Begin the expiry of a call of the current task."""

@@ -385,7 +385,13 @@ _ASYNC_GENERATOR: Final = """\
     finally:
         await $steps.aclose()
 """
-_TEMPLATES: Final = Templates("with_database_session", _BLOCKING, _ASYNCIO, _GENERATOR, _ASYNC_GENERATOR)
+_TEMPLATES: Final = Templates(
+    name="with_database_session",
+    blocking=_BLOCKING,
+    asyncio=_ASYNCIO,
+    generator=_GENERATOR,
+    async_generator=_ASYNC_GENERATOR,
+)
 
 
 def decorate(
