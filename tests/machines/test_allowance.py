@@ -123,3 +123,14 @@ def test_an_outage_raises_the_load_by_the_ratio():
         retries += sum(account.withdraw(now) for _ in range(3))
 
     assert 0.2 * 10_000 * 0.9 <= retries <= 0.2 * 10_000 + 1.0 * (100 + WINDOW)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.75, 3.0, 1e6])
+def test_a_deposit_is_gone_with_its_slot(start):
+    """It counts as long as its slot is one of the last ten, from the very first slot on."""
+    account = Allowance(0.5, 0.0, WINDOW)
+    account.deposit(start)
+    end = start // WIDTH + 10 * WIDTH
+
+    assert 1.0 == account.balance(end - 0.25)
+    assert 0.0 == account.balance(end)

@@ -86,3 +86,33 @@ def test_a_quantile_follows_the_times():
             quantile.note(duration)
         assert statistics.quantiles(durations, n=20)[-1] == pytest.approx(quantile.value, rel=0.1)
     assert len(quantile._durations) == 500
+
+
+@pytest.mark.parametrize("now", [-5.0, 0.0, 1e6])
+def test_the_first_try_is_due_at_once(now):
+    """Whatever the time and the delay."""
+    plan = HedgePlan(2, 10.0)
+
+    assert plan.is_due(now)
+    assert 0.0 == plan.patience(now)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.25])
+def test_the_next_try_is_due_when_its_delay_is_over(delay):
+    """At that very instant; no delay is none."""
+    plan = HedgePlan(2, delay)
+    plan.launch(1.0)
+
+    assert plan.is_due(1.0 + delay)
+    assert 0.0 == plan.patience(1.0 + delay)
+    assert delay == plan.patience(1.0)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 50.0), (0.95, 95.0), (1.0, 99.0)])
+def test_a_quantile_reaches_from_the_shortest_to_the_longest(share, expected):
+    """All of the way: 0 is the shortest duration, 1 the longest."""
+    quantile = Quantile(share, least=100, size=100)
+    for duration in reversed(range(100)):
+        quantile.note(float(duration))
+
+    assert expected == quantile.value

@@ -121,3 +121,19 @@ def test_a_permit_that_is_gone_in_the_last_moment():
 
     assert permits.hand_over() is None
     assert ["first"] == list(permits.waiting)
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken", "other", "surplus", "free"),
+    [(2, 0, 5, 0, 5), (2, 2, 5, 0, 3), (5, 0, 5, 0, 5), (5, 1, 2, 3, 4), (5, 5, 2, 3, 0)],
+)
+def test_permits_go_on_with_other_limits(limit, taken, other, surplus, free):
+    """More permits are free at once; how many are too many is for the driver to take away as they come back."""
+    permits: Permits[int] = Permits(limit, 0)
+    for _ in range(taken):
+        permits.free.pop()
+
+    assert surplus == permits.take_over(Permits(other, 1))
+
+    assert (other, free) == (permits.limit, len(permits.free))
+    assert [True, False] == [permits.enqueue(number) for number in range(2)]

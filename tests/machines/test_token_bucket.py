@@ -177,3 +177,50 @@ def test_tokens_tells_what_is_promised():
         bucket.reserve(0.0)
     assert pytest.approx(-2.0) == bucket.tokens(0.0)
     assert pytest.approx(-1.0) == bucket.tokens(1.0)
+
+
+def test_tokens_come_at_their_own_pace():
+    """Four a second, eight at most: waits, reservations and levels are all in the bucket's own interval."""
+    bucket = TokenBucket(0.25, 8.0)
+    assert 8.0 == pytest.approx(bucket.tokens(0.0))
+    assert Reservation(0.0, 2.0) == bucket.reserve(0.0, 8.0)
+    assert 0.25 == pytest.approx(bucket.wait(0.0))
+    assert 0.75 == pytest.approx(bucket.wait(0.0, 3.0))
+    assert 2.0 == pytest.approx(bucket.tokens(0.5))
+    assert not bucket.try_take(0.5, 2.5)
+    assert bucket.try_take(0.5, 2.0)
+
+
+def test_a_call_costs_one_token_unless_told_otherwise():
+    """Whether it asks, takes or reserves."""
+    bucket = TokenBucket(INTERVAL, 1.0)
+    assert 0.0 == bucket.wait(0.0)
+    assert Reservation(0.0, 1.0) == bucket.reserve(0.0)
+    assert bucket.try_take(1.0)
+    assert 1.0 == pytest.approx(bucket.wait(1.0))
+
+
+@pytest.mark.parametrize(
+    ("used", "missing"), [(0.0, 0.0), (3.0, 1.0), (7.0, 5.0)], ids=["full", "used", "owing"]
+)
+def test_a_bucket_goes_on_at_the_rate_of_another(used, missing):
+    """As many tokens as are missing now are missing still, come at the new rate, and none comes back from before."""
+    bucket = TokenBucket(0.5, 4.0)
+    waiting = [bucket.reserve(9.0, used / 2) for _ in range(2)]
+    bucket.give_back(9.0, waiting[0])
+
+    bucket.take_over(TokenBucket(2.0, 10.0), 10.0)
+
+    assert 10.0 - missing == pytest.approx(bucket.tokens(10.0))
+    assert bucket._gaps is None
+    assert (missing == 0.0) == bucket.is_full(10.0)
+    assert min(10.0, 10.0 - missing + 0.5) == pytest.approx(bucket.tokens(11.0))
+    assert 2.0 * (missing + 1.0) == pytest.approx(bucket.wait(10.0, 11.0))
+
+
+def test_a_very_fast_bucket_goes_on_without_slack_worth_a_token():
+    """Its tolerance for rounding is the new interval's, not the old one's."""
+    bucket = TokenBucket(INTERVAL, 3.0)
+    bucket.take_over(TokenBucket(1e-7, 3.0), 0.0)
+
+    assert [True] * 3 + [False] == [bucket.try_take(0.0) for _ in range(4)]

@@ -1,5 +1,7 @@
 """A window walks beside a list of everything that ever happened."""
 
+import math
+import random
 from collections import deque
 
 import pytest
@@ -101,6 +103,15 @@ def test_clear_forgets_everything(window):
     assert Counts(0, 0, 0) == window.counts(2.0)
 
 
+def test_a_cleared_time_window_starts_its_bucket_anew():
+    """What the happy path counts on is that of a new one."""
+    window = TimeWindow(SPAN)
+    window.note(1.0, failed=False, slow=False)
+    window.clear()
+
+    assert (0, -math.inf) == (window.calls, window.quiet_until)
+
+
 @given(histories, st.integers(1, 20), st.floats(0.1, 1.0))
 def test_no_verdict_is_missed_while_a_window_is_quiet(history, least, rate):
     """A success that is only counted, without a verdict, would not have tripped the rule either."""
@@ -129,3 +140,70 @@ def test_noting_costs_the_same_however_much_a_window_holds():
 
     assert 9_000 <= window.counts(200.0).calls <= 11_000
     assert len(window._closed) <= 11
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_edges_of_a_time_window_are_exact(seed):
+    """A call counts until its age is nine tenths of the span, that included, and not when it is eleven tenths."""
+    rng, window, now, ended = random.Random(seed), TimeWindow(SPAN), 64.0, list[tuple[float, bool, bool]]()
+    for _ in range(2_000):
+        now += rng.choice([0.0, 0.25, 0.25, 0.5, 1.0, 1.0] if seed % 2 else [0.25, 2.0, 9.0, 10.0, 11.0])
+        call = (now, rng.random() < 0.3, rng.random() < 0.3)
+        window.note(now, failed=call[1], slow=call[2])
+        ended = [one for one in [*ended, call] if now - one[0] < 1.1 * SPAN]
+        least = totals([one for one in ended if now - one[0] <= 0.9 * SPAN])
+        found = window.counts(now)
+        assert all(low <= here <= high for low, here, high in zip(least, found, totals(ended), strict=True))
+        assert len(window._closed) < 10
+
+
+def fill(least: int, *calls: str) -> TimeWindow:
+    """A window with these calls: the first in a bucket that is closed, the others in the one that ends at 2."""
+    window = TimeWindow(SPAN, least)
+    for number, call in enumerate(calls):
+        window.note(min(number, 1) * 1.0, failed="f" in call, slow="s" in call)
+    return window
+
+
+@pytest.mark.parametrize(
+    ("least", "calls", "quiet"),
+    [
+        (3, ["-", "-"], True),
+        (3, ["-", "-", "-"], True),
+        (3, ["f", "-"], False),
+        (3, ["-", "f"], False),
+        (3, ["s", "-"], False),
+        (3, ["-", "s"], False),
+        (4, ["fs", "-", "-"], False),
+        (4, ["-", "fs", "-"], False),
+        (4, ["f", "f", "-"], False),
+        (4, ["f", "s", "-"], False),
+        (4, ["s", "f", "-"], False),
+        (4, ["s", "s", "-"], False),
+        (3, ["f", "-", "-"], True),
+        (3, ["f", "f", "s"], True),
+        (2, ["-", "fs"], True),
+    ],
+)
+def test_a_window_is_quiet_to_the_end_of_its_bucket_unless_the_next_success_could_trip(least, calls, quiet):
+    """It could where something failed or was slow, and calls are still too few for that to mean anything."""
+    assert (2.0 if quiet else -math.inf) == fill(least, *calls).quiet_until
+
+
+def test_one_call_is_enough_unless_told_otherwise():
+    """The least number of calls is 1 by default."""
+    window = TimeWindow(SPAN)
+    window.note(0.0, failed=True, slow=False)
+
+    assert 1.0 == window.quiet_until
+
+
+def test_a_time_window_goes_on_with_the_least_number_of_another():
+    """It looks ahead anew, and keeps what it holds."""
+    window = fill(3, "f", "-", "-")
+    window.take_over(TimeWindow(SPAN, 4))
+    assert -math.inf == window.quiet_until
+
+    window.take_over(TimeWindow(SPAN, 2))
+    assert 2.0 == window.quiet_until
+    assert Counts(3, 1, 0) == window.counts(1.5)

@@ -65,7 +65,7 @@ class Allowance:
 
     def _advance(self, now: float) -> int:
         """Go to the slot of now, and clear those that have expired."""
-        slot = int(now // self._width)
+        slot = int(now / self._width)
         for expired in range(max(self._slot + 1, slot - _SLOTS + 1), slot + 1):
             self._deposits[expired % _SLOTS] = self._withdrawals[expired % _SLOTS] = 0
         self._slot = max(self._slot, slot)

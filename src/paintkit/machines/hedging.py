@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 __all__ = ["HedgePlan", "Quantile"]
@@ -21,7 +22,7 @@ class HedgePlan:
         self._most = 1 if delay is None else most
         self._delay = delay or 0.0
         self._failed = 0
-        self._next_at = float("-inf")
+        self._next_at = -math.inf
         #: How many tries have been started.
         self.launched = 0
 
@@ -33,7 +34,7 @@ class HedgePlan:
     def fail(self) -> None:
         """Note that a try has failed; the next need not wait for its delay."""
         self._failed += 1
-        self._next_at = float("-inf")
+        self._next_at = -math.inf
 
     def stop(self) -> None:
         """Start no further try."""

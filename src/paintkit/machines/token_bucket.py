@@ -7,6 +7,7 @@ full and holds no information: forgetting it changes nothing, which is why keyed
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 __all__ = ["Reservation", "TokenBucket"]
@@ -41,7 +42,7 @@ class TokenBucket:
             None  # given back while others were queuing behind: after → before
         )
         #: The instant at which the bucket is, or was, full.
-        self.full_at = float("-inf")
+        self.full_at = -math.inf
 
     def take_over(self, other: TokenBucket, now: float) -> None:
         """Go on at the rate of another bucket; the tokens that are missing now stay missing."""

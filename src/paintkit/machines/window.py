@@ -6,6 +6,7 @@ buckets are kept as they come and go: nothing is ever summed over the window.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple, Protocol
 
@@ -79,9 +80,9 @@ class TimeWindow:
         self._failures = self._slow = 0
         #: Calls in the bucket that is being filled.
         self.calls = 0
-        self._ends = float("-inf")  # of that bucket
+        self._ends = -math.inf  # of that bucket
         #: Until when a success needs no verdict.
-        self.quiet_until = float("-inf")
+        self.quiet_until = -math.inf
 
     def take_over(self, other: TimeWindow) -> None:
         """Go on with the least number of calls of another window."""
@@ -122,7 +123,7 @@ class TimeWindow:
         """
         failed_or_slow = self._closed_failures + self._failures + self._closed_slow + self._slow
         too_few = self._closed_calls + self.calls < self._least
-        self.quiet_until = float("-inf") if failed_or_slow and too_few else self._ends
+        self.quiet_until = -math.inf if failed_or_slow and too_few else self._ends
 
     def _close(self) -> None:
         bucket = Counts(self.calls, self._failures, self._slow)
