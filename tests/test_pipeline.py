@@ -242,10 +242,10 @@ class TestProtection:
         )
 
         @policy
-        def function(_p_fn, fn, result_1, call, now_1, free_2, breaker_3, self):
+        def function(_p_fn, fn, result_1, call, *, now_1, free_2, breaker_3, self):
             return _p_fn, fn, result_1, call, now_1, free_2, breaker_3, self
 
-        assert tuple(range(8)) == function(*range(8))
+        assert tuple(range(8)) == function(*range(4), now_1=4, free_2=5, breaker_3=6, self=7)
 
     def test_call_and_acall(self, colour):
         """Keys, weights and the question of idempotency see the user's own arguments."""

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 if TYPE_CHECKING:
     from paintkit.typing import ErrorMatch, Predicate
 
-__all__ = ["callback", "choice", "count", "errors", "flag", "label", "number", "ratio", "seconds", "settled"]
+__all__ = [
+    "callback",
+    "choice",
+    "count",
+    "errors",
+    "flag",
+    "having",
+    "label",
+    "number",
+    "ratio",
+    "seconds",
+    "settled",
+]
 
 C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -115,6 +127,13 @@ def settled(what: str, result: T) -> T:
             close()  # a coroutine that never ran must not warn on top of the error
         raise TypeError(f"{what} returned {_shown(result)}, which nothing would await; give a plain function")
     return result
+
+
+def having(name: str, value: T, method: str, what: str) -> T:
+    """Return an object with that method, whose class is not known down here; the class itself is refused."""
+    if isinstance(value, type) or not callable(getattr(value, method, None)):
+        raise TypeError(f"{name} must be {what}, not {_shown(value)}")
+    return value
 
 
 def errors(name: str, value: ErrorMatch) -> Predicate:

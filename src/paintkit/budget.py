@@ -84,6 +84,8 @@ class RetryBudget:
 
     def refund(self) -> None:
         """Take back a withdrawal whose attempt was not made."""
+        if self._shadow:
+            return  # nobody knows whether it had been paid, and what was not paid must not be given back
         with self._lock:
             self._allowance.refund(clock.now())
 

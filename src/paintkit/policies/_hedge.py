@@ -188,13 +188,11 @@ def hedge(
         raise ValueError(
             "a hedge runs a call more than once: pass idempotent=True if that does no harm, or do not hedge"
         )
-    if budget is not None and not callable(getattr(budget, "withdraw", None)):
-        raise TypeError(f"budget must be a RetryBudget, not {budget!r}")
     return Hedge(
         _delay(delay),
         most=_arguments.count("tries", tries, least=2, most=10),
         on=_arguments.errors("on", on),
-        budget=budget,
+        budget=None if budget is None else _arguments.having("budget", budget, "withdraw", "a RetryBudget"),
         name=None if name is None else _arguments.label("name", name),
     )
 

@@ -517,8 +517,6 @@ def retry(
         >>> status()
         'ready'
     """
-    if budget is not None and not callable(getattr(budget, "withdraw", None)):
-        raise TypeError(f"budget must be a RetryBudget, not {budget!r}")
     return Retry(
         _Options(
             on=_arguments.errors("on", on),
@@ -529,7 +527,9 @@ def retry(
             max_elapsed=None if max_elapsed is None else _arguments.seconds("max_elapsed", max_elapsed),
             retry_after=None if retry_after is None else _arguments.callback("retry_after", retry_after),
             retry_after_cap=_arguments.seconds("retry_after_cap", retry_after_cap, zero=True),
-            budget=budget,
+            budget=None
+            if budget is None
+            else _arguments.having("budget", budget, "withdraw", "a RetryBudget"),
             idempotent=None if idempotent is None else _arguments.callback("idempotent", idempotent),
             wait_for_circuit=_arguments.flag("wait_for_circuit", wait_for_circuit),
             as_group=_arguments.flag("as_group", as_group),
