@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from studio import database
 from studio.config import Config, load_config
@@ -28,10 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(load_config(), options) or 0)
     except (StartupError, ImportConflictError, CommandError) as error:
-        sys.stderr.write(f"studio: {error}\n")
-        return 1
+        return _refused(str(error))
+    except DBAPIError as error:
+        return _refused(f"the database refuses: {str(error.orig).strip().splitlines()[0]}")
     except KeyboardInterrupt:
         return 130
+
+
+def _refused(reason: str) -> int:
+    sys.stderr.write(f"studio: {reason}\n")
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -155,6 +155,17 @@ def _strong_secret(environ: Mapping[str, str]) -> str:
 def _kept_secret(path: Path) -> str:
     """Return the key in the file, made at the first start, so that a restart logs nobody out."""
     try:
+        secret = _stored_secret(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise StartupError(f"the key for sessions cannot be kept: {reason}: {path}") from None
+    if len(secret) < _SHORTEST_SECRET:
+        raise StartupError(f"the key for sessions is damaged: delete {path}")
+    return secret
+
+
+def _stored_secret(path: Path) -> str:
+    try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return path.read_text(encoding="ascii").strip()

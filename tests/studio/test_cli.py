@@ -63,6 +63,39 @@ def test_a_wrong_setting_is_one_line(monkeypatch, capsys, settings, complaint):
     assert "hidden" not in line
 
 
+def _a_folder(place):
+    (place / "secret-key").mkdir()
+
+
+def _an_empty_key(place):
+    (place / "secret-key").touch()
+
+
+def _no_text(place):
+    (place / "secret-key").write_bytes(b"\xff" * 64)
+
+
+def _no_database(place):
+    (place / "studio.sqlite3").write_text("no database, but many a word " * 9)
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        (_a_folder, "the key for sessions cannot be kept: Is a directory"),
+        (_an_empty_key, "the key for sessions is damaged: delete"),
+        (_no_text, "the key for sessions cannot be kept: it is no text"),
+        (_no_database, "the database refuses: file is not a database"),
+    ],
+)
+def test_a_damaged_data_folder_is_one_line(monkeypatch, capsys, tmp_path, harm, complaint):
+    """Whatever lies where the studio keeps its own, the start ends with what it is."""
+    harm(tmp_path)
+    monkeypatch.setenv("STUDIO_ENV", "development")
+    assert 1 == main(["serve", "--port", "0"])
+    assert f"studio: {complaint}" in one_line(capsys)
+
+
 def test_a_taken_port_is_one_line(monkeypatch, capsys):
     """The line says how to choose another."""
     monkeypatch.setenv("STUDIO_ENV", "development")
