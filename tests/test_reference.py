@@ -51,7 +51,9 @@ def tables(page: str) -> list[dict[str, str]]:
 def contradictions(said: dict[str, str], told: Callable[..., Any]) -> list[str]:
     """Return where a table and a signature differ; a default in words is believed."""
     options = {
-        name: parameter for name, parameter in inspect.signature(told).parameters.items() if name != "self"
+        name: parameter
+        for name, parameter in inspect.signature(told).parameters.items()
+        if name != "self" and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY  # what is decorated
     }
     wrong = [f"{name} is missing" for name in options.keys() - said.keys()]
     wrong += [f"{name} does not exist" for name in said.keys() - options.keys()]

@@ -1,6 +1,7 @@
 """The laws of cached functions: the wrapper is the function, quicker."""
 
 import asyncio
+import contextvars
 import functools
 import gc
 import inspect
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paintkit import CacheManager
+from paintkit.cache.memory import MemoryLevel
 from tests.cache.threads import Running
 from tests.cache.units import unit_of_work
 from tests.colours import Colour
@@ -601,3 +603,135 @@ def test_hits_are_counted_by_threads_together(cache):
     for running in [Running(hit) for _ in range(4)]:
         running.result()
     assert 20_000 == load.info().hits
+
+
+tenant = contextvars.ContextVar("tenant", default="house")
+user = contextvars.ContextVar("user")
+
+
+def as_one(context, function, *args):
+    """Call in a copy of the context in which these variables are set."""
+
+    def inside():
+        for variable, value in context.items():
+            variable.set(value)
+        return function(*args)
+
+    return contextvars.copy_context().run(inside)
+
+
+@pytest.mark.parametrize("key_func", [None, lambda x: f"key{x}"], ids=["arguments", "key_func"])
+def test_a_varying_function_keeps_one_value_for_each_state(cache, colour, key_func):
+    """What the variables say is part of the call, with its type; unset is a state of its own."""
+    loads = []
+    load = cache.cache_result(vary=(tenant, user), key_func=key_func)(colour.function(lambda x: object()))
+    states = [{}, {user: None}, {user: 1}, {user: True}, {user: "1"}, {tenant: "t"}, {tenant: "t", user: 1}]
+    for state in (*states, *states):
+        loads.append(as_one(state, colour.call, load, 7))
+    assert loads[:7] == loads[7:]
+    assert 7 == len(set(loads))
+    assert as_one({tenant: "house"}, colour.call, load, 7) is loads[0]
+
+
+def test_invalidating_a_call_drops_every_variant(cache, colour):
+    """`fn.invalidate(42)` is for everybody, and for that call alone; other variants are dropped, too, while they load."""
+    load = cache.cache_result(vary=[user])(colour.function(lambda x, y=0: object()))
+    states = [{}, {user: 1}, {user: 2}]
+
+    def ask(x):
+        return [as_one(state, colour.call, load, x) for state in states]
+
+    before, other = ask(42), ask(43)
+    colour.call(load.invalidate, 42)
+    after = ask(42)
+    assert not set(before) & set(after)
+    assert other == ask(43)
+    assert after == ask(42)
+    assert 6 == cache.get_stats()["entries"]
+    assert 2 == len(cache._store.level._by_subject)
+    cache.invalidate()
+    assert {} == cache._store.level._by_subject
+
+
+def test_extras_speak_of_the_variant_around_them(cache, colour):
+    """`peek`, `put` and `refresh` are about the state in which they are called."""
+    load = cache.cache_result(vary=[user])(colour.function(lambda: "loaded"))
+    as_one({user: 1}, colour.call, load.put, "of one")
+    assert "of one" == as_one({user: 1}, colour.call, load.peek)
+    assert as_one({user: 2}, colour.call, load.peek) is None
+    assert "loaded" == as_one({user: 2}, colour.call, load)
+
+
+def test_a_variant_of_an_object_leaves_with_it(cache):
+    """A context variable that holds an object is known by identity, and does not keep it alive."""
+
+    class Session:
+        pass
+
+    load = cache.cache_result(vary=[user])(lambda: object())  # noqa: PLW0108 - a class has a signature of its own
+    session = Session()
+    assert as_one({user: session}, load) is as_one({user: session}, load)
+    del session
+    gc.collect()
+    assert 0 == cache.get_stats()["entries"]
+
+
+IGNORING = {
+    "one of two": (lambda x, trace=None: object(), ("trace",)),
+    "the first": (lambda trace, x: object(), ("trace",)),
+    "named only": (lambda x, *, trace=None: object(), ("trace",)),
+    "variadic": (lambda x, trace=None, *rest, **named: object(), ("trace",)),
+    "by name of a double star": (lambda x, **named: object(), ("trace",)),
+    "all": (lambda x=0, trace=None: object(), ("trace", "x")),
+}
+
+
+@pytest.mark.parametrize(("function", "ignore"), IGNORING.values(), ids=IGNORING)
+def test_an_ignored_argument_is_no_part_of_the_call(cache, function, ignore):
+    """Calls that differ in it are one call, those that differ in the others are not, unless these are ignored too."""
+    load = cache.cache_result(ignore=ignore)(function)
+    first = load(x=1, trace="a")
+    assert first is load(x=1, trace="b") is load(trace=["unhashable"], x=1)
+    assert (first is load(x=2, trace="a")) is ("x" in ignore)
+    load.invalidate(x=1, trace="c")
+    assert load(x=1, trace="a") is not first
+
+
+def test_an_ignored_argument_of_a_method_is_found(cache, colour):
+    """The object does not count when arguments are told apart."""
+
+    class Repository:
+        if colour is Colour.BLOCKING:
+
+            @cache.cache_result(ignore=("session",))
+            def load(self, session, x):
+                return session, x
+
+        else:
+
+            @cache.cache_result(ignore=("session",))
+            async def load(self, session, x):
+                return session, x
+
+    repository = Repository()
+    assert ("s1", 1) == colour.call(repository.load, "s1", 1) == colour.call(repository.load, object(), 1)
+    assert ("s3", 2) == colour.call(repository.load, "s3", 2)
+
+
+@pytest.mark.parametrize("ignore", [("trase",), ("x", "nothing"), ("self",)])
+def test_an_ignored_name_must_be_a_parameter(cache, ignore):
+    """A name that the function does not take is a mistake, told at decoration."""
+    with pytest.raises(ValueError, match=r"ignore names .* does not take; it takes 'trace', 'x'"):
+        cache.cache_result(ignore=ignore)(lambda x, trace=None: x)
+
+
+def test_the_laws_of_variants_catch_a_cache_that_drops_one_only(monkeypatch):
+    """An invalidation that looks for the caller's own variant does not pass."""
+
+    def only_the_plain_one(self, table, subject):
+        entry = table.get(((("unset",),), subject))
+        return [] if entry is None else [entry]
+
+    monkeypatch.setattr(MemoryLevel, "about", only_the_plain_one)
+    with pytest.raises(AssertionError):
+        test_invalidating_a_call_drops_every_variant(CacheManager(), Colour.BLOCKING)

@@ -4,6 +4,7 @@ import datetime as dt
 import math
 import subprocess
 import sys
+from contextvars import ContextVar
 
 import pytest
 
@@ -56,7 +57,25 @@ BAD = [
     (lambda: CacheManager().cache_result(key_func="paint"), TypeError, "key_func"),
     (lambda: CacheManager().cache_result(key_func=Colour.ASYNCIO.function(str)), TypeError, "key_func"),
     (lambda: CacheManager().cache_result(tags=Colour.ASYNCIO.function(tuple)), TypeError, "tags"),
-    (lambda: CacheManager().cache_result(stale=30), TypeError, "stale"),
+    (lambda: CacheManager().cache_result(steal=30), TypeError, "steal"),
+    (lambda: CacheManager().cache_result(timeout=Colour.ASYNCIO.function(len)), TypeError, "timeout"),
+    (lambda: CacheManager(timeout=len), TypeError, "timeout"),
+    (lambda: CacheManager().cache_result(cache_errors=()), ValueError, "cache_errors"),
+    (lambda: CacheManager().cache_result(cache_errors=(int,)), TypeError, "cache_errors"),
+    (lambda: CacheManager().cache_result(cache_errors=KeyboardInterrupt), ValueError, "cache_errors"),
+    (lambda: CacheManager().cache_result(cache_errors="NotFound"), TypeError, "cache_errors"),
+    (lambda: CacheManager().cache_result(error_timeout=0), ValueError, "error_timeout"),
+    (lambda: CacheManager().cache_result(error_timeout=None), TypeError, "error_timeout"),
+    (lambda: CacheManager().cache_result(jitter=1.5), ValueError, "jitter"),
+    (lambda: CacheManager().cache_result(jitter=-0.1), ValueError, "jitter"),
+    (lambda: CacheManager().cache_result(jitter=True), TypeError, "jitter"),
+    (lambda: CacheManager(timeout=None).cache_result(jitter=0.1), ValueError, "jitter"),
+    (lambda: CacheManager().cache_result(vary=ContextVar("v")), TypeError, "vary"),
+    (lambda: CacheManager().cache_result(vary=("v",)), TypeError, "vary"),
+    (lambda: CacheManager().cache_result(ignore="trace"), TypeError, "ignore"),
+    (lambda: CacheManager().cache_result(ignore=5), TypeError, "ignore"),
+    (lambda: CacheManager().cache_result(ignore=("",)), ValueError, "ignore"),
+    (lambda: CacheManager().cache_result(ignore=("x",), key_func=str), ValueError, "ignore"),
     (lambda: CacheManager().invalidate(None), TypeError, "key or tag"),
     (lambda: CacheManager().invalidate(""), ValueError, "key or tag"),
     (lambda: CacheManager().invalidate(5), TypeError, "key or tag"),

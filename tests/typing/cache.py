@@ -1,6 +1,7 @@
 """A cached function keeps its signature, and its extras share its parameters."""
 
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -33,6 +34,19 @@ async def stock(sku: str) -> int:
     return len(sku)
 
 
+@cache.cache_result(
+    timeout=lambda value: 5 if value is None else timedelta(minutes=1),
+    vary=(ContextVar[int]("user"),),
+    ignore=("trace",),
+    jitter=0.1,
+    cache_errors=(LookupError,),
+    error_timeout=timedelta(seconds=5),
+)
+def varied(paint_id: int, trace: str = "") -> str | None:
+    """Every option about keys and errors."""
+    return trace or str(paint_id)
+
+
 class Shelf:
     """Methods."""
 
@@ -51,6 +65,7 @@ def blocking() -> None:
     """Everything that is checked of blocking code."""
     assert_type(paint(1, page=2), str)
     assert_type(paint.info(), CacheInfo)
+    assert_type(varied(1), str | None)
     assert_type(paint.refresh(1), str)
     assert_type(paint.peek(1, page=2), str | None)
     assert_type(cache.of(Shelf().row).refresh(1), list[str])
@@ -98,4 +113,4 @@ def refused() -> None:
     paint.put(b"red", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    cache.cache_result(stale=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    cache.cache_result(steal=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

@@ -26,15 +26,18 @@ from typing import (
 
 from paintkit import _arguments, ambient, clock
 from paintkit._record import Record
-from paintkit._runtime import Success, drive
+from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall
-from paintkit.cache.keys import Identity, loose_key, single_key, typed_key
+from paintkit.cache.keys import Identity, freeze, loose_key, single_key, typed_key
 from paintkit.cache.memory import Cause, Entry, Section
-from paintkit.cache.values import estimate_total, refuse_unfit
+from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    from paintkit.cache.keeping import Keeping
     from paintkit.cache.store import Store
     from paintkit.typing import AnyCallable
 
@@ -97,7 +100,7 @@ class Explanation(NamedTuple):
     Attributes:
         key: The key of the call, as the cache sees it.
         level: Where a value is: `"memory"`, or `None` if there is none.
-        fresh: Whether the call would be answered with it.
+        fresh: Whether the call would be answered with it (a kept error is an answer).
         age: Seconds since the value came, or `None`.
         expires_in: Seconds until its time is over: negative afterwards, infinite without a timeout, `None` without a
             value.
@@ -122,14 +125,18 @@ class Options(Record):
     """How a function is cached; checked by whoever makes it.
 
     Attributes:
-        timeout: The time to live in seconds, or `None`.
         key_func: Makes a key from the call as it was made.
+        ignore: Names of parameters that are no part of the key.
+        vary: Context variables that are.
         tags: The tags, or what makes them from the bound arguments.
+        keeping: What is kept, and for how long.
     """
 
-    timeout: float | None
     key_func: Callable[..., str] | None
+    ignore: frozenset[str]
+    vary: tuple[ContextVar[Any], ...]
     tags: tuple[str, ...] | Callable[..., Iterable[str]]
+    keeping: Keeping
 
 
 # --- The wrapper ---
@@ -159,16 +166,20 @@ def _body(parameters: Parameters, options: Options, *, method: bool) -> str:
     entry, 1.25; a tuple of argument and type 1.45; `get` in a `try` is as quick as a subscript, and a miss does not raise.
     """
     if options.key_func is not None:
-        return _MAKE_KEY + _LOOK.format(find="$get($key)", same_kind="")
+        return _MAKE_KEY + _LOOK.format(find=_finding("$get", "$key", options), same_kind="")
     if parameters.variadic:
         return ""
-    names = parameters.names[1:] if method else parameters.names
+    names = [name for name in parameters.names[method:] if name not in options.ignore]
     if len(names) == 1:
         key, same_kind = names[0], f" and $entry.kind is {names[0]}.__class__"
     else:
         key, same_kind = f"({', '.join([*names, *(f'{name}.__class__' for name in names)])})", ""
     get = f"$receivers.get($id({parameters.names[0]}), $nobody).get" if method else "$get"
-    return _LOOK.format(find=f"{get}({key})", same_kind=same_kind)
+    return _LOOK.format(find=_finding(get, key, options), same_kind=same_kind)
+
+
+def _finding(get: str, key: str, options: Options) -> str:
+    return f"{get}(($variant(), {key}))" if options.vary else f"{get}({key})"
 
 
 def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
@@ -188,8 +199,10 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     telling = parameters.own and not (parameters.variadic and hasattr(fn, "__wrapped__"))
     bind, names = (binder(fn), parameters.names) if telling else _bound_by_signature(fn)
     method = _is_method(fn, names)
-    section = Section(name_of(fn))
-    loader = Loader(store, section, options, _key_maker(parameters, method=method), method=method)
+    section = Section(name_of(fn), options.keeping)
+    make_key = _key_maker(parameters, options.ignore, method=method)
+    pick = _picker(fn, options.ignore, telling=telling, method=method) if options.ignore else None
+    loader = Loader(store, section, options, make_key, pick, method=method)
     look = _body(parameters, options, method=method)
     call = "$later" if telling else "$bind($arguments)"
     if options.key_func is not None:
@@ -214,6 +227,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
             "receivers": section.receivers,
             "refuse_key": _refuse_key,
             "str": str,
+            "variant": loader.variant,
         },
         as_made=options.key_func is not None,
     )
@@ -260,9 +274,38 @@ def _bound_by_signature(fn: AnyCallable) -> tuple[_Bind, Iterable[str]]:
 _KeyMaker = Callable[[tuple[Any, ...], Mapping[str, Any], list[Identity]], tuple[Hashable, type | None]]
 
 
-def _key_maker(parameters: Parameters, *, method: bool) -> _KeyMaker:
+_Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+_Pick = Callable[[tuple[Any, ...], Mapping[str, Any]], _Arguments]
+
+
+def _picker(fn: AnyCallable, ignored: frozenset[str], *, telling: bool, method: bool) -> _Pick:
+    """Return what leaves the ignored ones out of bound arguments (those of a method without its object)."""
+    import inspect
+
+    parameters = list(inspect.signature(fn, follow_wrapped=not telling).parameters.values())[method:]
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    named = {one.name for one in parameters if one.kind in {*plain, inspect.Parameter.KEYWORD_ONLY}}
+    unknown = sorted(ignored - named)
+    if unknown and not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        raise ValueError(
+            f"ignore names {', '.join(map(repr, unknown))}, which {name_of(fn)} does not take; it takes "
+            f"{', '.join(map(repr, sorted(named))) or 'nothing by name'}"
+        )
+    positional = [one.name for one in parameters if one.kind in plain]
+    places = {place for place, name in enumerate(positional) if name in ignored}
+
+    def pick(args: tuple[Any, ...], named: Mapping[str, Any]) -> _Arguments:
+        return (
+            tuple(value for place, value in enumerate(args) if place not in places),
+            {name: value for name, value in named.items() if name not in ignored},
+        )
+
+    return pick
+
+
+def _key_maker(parameters: Parameters, ignored: frozenset[str], *, method: bool) -> _KeyMaker:
     """Return what makes the key that the wrapper of these parameters looks for."""
-    names = parameters.names[1:] if method else parameters.names
+    names = [name for name in parameters.names[method:] if name not in ignored]
     if parameters.variadic:
         return lambda args, named, identities: (loose_key(args, named, identities), None)
     if len(names) == 1:
@@ -272,6 +315,14 @@ def _key_maker(parameters: Parameters, *, method: bool) -> _KeyMaker:
 
 def _refuse_key(key: object) -> NoReturn:
     raise TypeError(f"key_func must return a string, not {key!r} ({type(key).__name__})")
+
+
+def _state(variable: ContextVar[Any], identities: list[Identity]) -> Hashable:
+    try:
+        value = variable.get()
+    except LookupError:
+        return None  # nothing freezes to this
+    return freeze(value, identities)
 
 
 # --- What happens at a miss ---
@@ -285,56 +336,74 @@ class Loader:
         section: The function's part of it.
         options: How the function is cached.
         make_key: Makes a key of bound arguments.
+        pick: Leaves the ignored ones out of bound arguments.
         method: Whether the first argument is the object whose method it is.
     """
 
     def __init__(
-        self, store: Store, section: Section, options: Options, make_key: _KeyMaker, *, method: bool
+        self,
+        store: Store,
+        section: Section,
+        options: Options,
+        make_key: _KeyMaker,
+        pick: _Pick | None,
+        *,
+        method: bool,
     ) -> None:
         # The function itself is not in here: entries lead to the section, and must not keep the function alive.
         self.store = store
         self.section = section
         self.options = options
         self._make_key = make_key
+        self._pick = pick
         self._method = method
 
     def locate(self, later: functools.partial[Any], label: str | None = None) -> Entry:
         """Return the place of a bound call; `label` is its key if a `key_func` made one."""
+        identities: list[Identity] = []
+        variant = self.variant(identities) if self.options.vary else None
         if label is not None:
-            return Entry(self.section.table, label, None, ())
+            return Entry(self.section.table, label, None, tuple(identities), variant)
         table, args = self.section.table, later.args
+        named: Mapping[str, Any] = later.keywords
         if self._method:
             table, args = self.store.table_of(self.section, args[0]), args[1:]
-        identities: list[Identity] = []
-        key, kind = self._make_key(args, later.keywords, identities)
-        return Entry(table, key, kind, tuple(identities))
+        if self._pick is not None:
+            args, named = self._pick(args, named)
+        key, kind = self._make_key(args, named, identities)
+        return Entry(table, key, kind, tuple(identities), variant)
+
+    def variant(self, identities: list[Identity] | None = None) -> Hashable:
+        """Return what the context variables say that calls vary by."""
+        found: list[Identity] = [] if identities is None else identities
+        return tuple(_state(variable, found) for variable in self.options.vary)
 
     def miss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in blocking code."""
         call = self.locate(later, label)
         served = self.look(call)
-        return served.value if served is not None else drive(self._get(call, later, label, BLOCKING))
+        return served.unwrap() if served is not None else drive(self._get(call, later, label, BLOCKING))
 
     async def amiss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in asyncio."""
         call = self.locate(later, label)
         served = self.look(call)
-        return served.value if served is not None else await self._get(call, later, label, ASYNCIO)
+        return served.unwrap() if served is not None else await self._get(call, later, label, ASYNCIO)
 
-    def look(self, call: Entry, *, use: bool = True) -> Success[Any] | None:
+    def look(self, call: Entry, *, use: bool = True) -> Outcome[Any] | None:
         """Look again: the key may be one that no wrapper can build, or some unit of work may have changed something."""
         entry = call.table.get(call.key)
         if entry is None:
             return None
-        value = entry.value  # before the time: an entry that leaves loses first its time, then its value
-        if entry.due <= clock.now():
+        answer = entry.answer()  # before the time: an entry that leaves loses first its time, then its value
+        if (entry.due if isinstance(answer, Success) else entry.expires) <= clock.now():
             return None
         if ambient.process.dirty_units:
             unit = ambient.unit_of_work.get()
             if unit is not None and self.store.is_dirty(entry, unit):
                 return None
         entry.hits += use
-        return Success(value)
+        return answer
 
     async def _get(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
@@ -343,19 +412,19 @@ class Loader:
         unit = ambient.unit_of_work.get()
         if unit is not None:
             self.store.note_miss(call)
-            return await self._load_inside(unit, call, later, runtime)
+            return (await self._load_inside(unit, call, later, runtime)).unwrap()
         while True:
             mine = Flight(call)
-            begun: Success[Any] | Flight | None = None
+            begun: Outcome[Any] | Flight | None = None
             landing: Landing | None = None
             try:
                 begun = self.store.begin(mine)
-                if isinstance(begun, Success):
-                    return begun.value
+                if isinstance(begun, Success | Failure):
+                    return begun.unwrap()
                 if begun is mine:
                     await runtime.lead(mine, later, self.store.land)
                 elif begun is None or not await runtime.join(begun):
-                    return await self._load_alone(call, later, runtime)
+                    return (await self._load_alone(call, later, runtime))[0].unwrap()
                 landing = begun.landed()
                 if not isinstance(landing, Abandoned):
                     return landing.unwrap()
@@ -374,16 +443,19 @@ class Loader:
         self._complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
-            return await self._load_inside(unit, call, later, runtime)
+            return (await self._load_inside(unit, call, later, runtime)).unwrap()
         began = ambient.process.epoch
-        value = await self._load_alone(call, later, runtime)
-        self.store.keep(call, value, since=began)
-        return value
+        outcome, timeout = await self._load_alone(call, later, runtime)
+        try:
+            self.store.keep(call, outcome, timeout, since=began)
+            return outcome.unwrap()
+        finally:
+            del outcome  # the traceback of an error holds this frame, which must not hold the error
 
     def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
         """Store a value that somebody else has made."""
         self._complete(call, later, label)
-        self.store.put(call, value, OfCall(call.table, call.key))
+        self.store.put(call, value, OfCall(call))
 
     def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
         """Tell what is known of a call."""
@@ -391,13 +463,13 @@ class Loader:
         fresh = self.look(call, use=False) is not None
         entry, cause, loading = self.store.look_into(call)
         now = clock.now()
-        dirty = entry is not None and now < entry.due
+        dirty = entry is not None and now < entry.expires
         return Explanation(
             key=call.key,
             level=None if entry is None else "memory",
             fresh=fresh,
             age=None if entry is None else now - entry.loaded,
-            expires_in=None if entry is None else entry.due - now,
+            expires_in=None if entry is None else entry.expires - now,
             tags=call.labels,
             missed=None if fresh else "dirty" if dirty else cause,
             loading=loading,
@@ -406,30 +478,30 @@ class Loader:
     def _complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
         call.labels = self._labels(later, label)
-        call.timeout = self.options.timeout
         if call.identities:
             self.store.mourn(call.identities)
 
     async def _load_inside(
         self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
-    ) -> Any:
+    ) -> Outcome[Any]:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
-        value = await self._load_alone(call, later, runtime)
+        outcome, timeout = await self._load_alone(call, later, runtime)
         if not unit.wrote and not self.store.is_dirty(call, unit):
-            self.store.keep(call, value, since=unit.began)
-        return value
+            self.store.keep(call, outcome, timeout, since=unit.began)
+        return outcome
 
-    async def _load_alone(self, call: Entry, later: Callable[[], Any], runtime: Runtime) -> Any:
-        """Load in the caller's own thread and task, for the caller alone."""
+    async def _load_alone(
+        self, call: Entry, later: Callable[[], Any], runtime: Runtime
+    ) -> tuple[Outcome[Any], float | None]:
+        """Load in the caller's own thread and task, for the caller alone; return for how long it could be kept, too."""
         started = clock.now()
         failed = True
         try:
-            value = await runtime.call(later)
-            refuse_unfit(value)
-            failed = False
+            outcome, timeout = self.section.keeping.judge(await runtime.call(later))
+            failed = isinstance(outcome, Failure)
         finally:
             self.store.note_load(call, clock.now() - started, failed=failed)
-        return value
+        return outcome, timeout
 
     def _labels(self, later: functools.partial[Any], label: str | None) -> tuple[str, ...]:
         tags = self.options.tags
@@ -495,12 +567,12 @@ class _Calls:
 
     def _drop(self, args: tuple[object, ...], named: Mapping[str, object]) -> None:
         call, _, _ = self._bound(args, named)
-        self._loader.store.invalidate(OfCall(call.table, call.key))
+        self._loader.store.invalidate(OfCall(call))
 
     def _peek(self, args: tuple[object, ...], named: Mapping[str, object]) -> Any:
         call, _, _ = self._bound(args, named)
         served = self._loader.look(call, use=False)
-        return None if served is None else served.value
+        return served.value if isinstance(served, Success) else None
 
     def _put(self, value: object, args: tuple[object, ...], named: Mapping[str, object]) -> None:
         self._loader.put(*self._bound(args, named), value)

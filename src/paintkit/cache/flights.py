@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paintkit import _runtime, ambient, clock
-from paintkit._runtime import Failure, Handover, Success
+from paintkit._runtime import Failure, Handover, Outcome, Success
 from paintkit.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ Land = Callable[[Flight, Landing], object]
 class Runtime(Protocol):
     """How loads happen in one colour."""
 
-    async def call(self, later: Callable[[], Any], /) -> Any:
+    async def call(self, later: Callable[[], Any], /) -> Outcome[Any]:
         """Load here and now, in the caller's own thread and task."""
         ...
 
@@ -198,8 +198,8 @@ class Runtime(Protocol):
 class _Blocking:
     """The first caller loads in its own thread."""
 
-    async def call(self, later: Callable[[], Any]) -> Any:
-        return later()
+    async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
+        return await _runtime.BLOCKING.attempt(later)
 
     async def lead(self, flight: Flight, later: Callable[[], Any], land: Land) -> None:
         token = _loading.set(flight)
@@ -231,8 +231,8 @@ def _failed(error: Exception) -> Failure | Abandoned:
 class _Asyncio:
     """A load is a task of its own, without the caller's unit of work and deadline; all callers wait for it alike."""
 
-    async def call(self, later: Callable[[], Any]) -> Any:
-        return await later()
+    async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
+        return await _runtime.ASYNCIO.attempt(later)
 
     async def lead(self, flight: Flight, later: Callable[[], Any], land: Land) -> None:
         import asyncio

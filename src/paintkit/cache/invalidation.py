@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from paintkit import ambient
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry, MemoryLevel, Section, Table
+    from paintkit.cache.memory import Entry, MemoryLevel, Section
 
 __all__ = [
     "EVERYTHING",
@@ -36,7 +36,7 @@ EVERYTHING: Final = object()
 
 def marks_of(call: Entry) -> tuple[Hashable, ...]:
     """Return the marks that a call bears."""
-    return (EVERYTHING, call.table.section, (call.table, call.key), *call.labels)
+    return (EVERYTHING, call.table.section, (call.table, call.subject), *call.labels)
 
 
 class Target(Protocol):
@@ -137,21 +137,20 @@ class OfFunction:
 
 
 class OfCall:
-    """One call of one function."""
+    """One call of one function, in all its variants."""
 
-    def __init__(self, table: Table, key: Hashable) -> None:
-        self.mark: Hashable = (table, key)
-        self._table = table
-        self._key = key
+    def __init__(self, call: Entry) -> None:
+        self.mark: Hashable = (call.table, call.subject)
+        self._table = call.table
+        self._subject = call.subject
 
     def covers(self, call: Entry) -> bool:
         """Whether it is that call."""
-        return call.table is self._table and call.key == self._key
+        return call.table is self._table and call.subject == self._subject
 
-    def entries(self, level: MemoryLevel) -> Iterable[Entry]:  # noqa: ARG002 - the protocol's signature
-        """Return the entry of the call, if there is one."""
-        entry = self._table.get(self._key)
-        return () if entry is None else (entry,)
+    def entries(self, level: MemoryLevel) -> Iterable[Entry]:
+        """Return the entries of the call."""
+        return level.about(self._table, self._subject)
 
     def __str__(self) -> str:
         return f"one call of {self._table.section.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from paintkit import _arguments
@@ -19,11 +20,13 @@ from paintkit.cache.cached import (
     extras_of,
 )
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
+from paintkit.cache.keeping import Keeping
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
+from paintkit.machines.freshness import Freshness
 
 if TYPE_CHECKING:
-    from paintkit.typing import Seconds
+    from paintkit.typing import ErrorMatch, Seconds
 
 __all__ = ["CacheManager", "CacheStats"]
 
@@ -125,7 +128,7 @@ class CacheManager:
 
     def __init__(self, name: str = "cache", *, maxsize: int = 10_000, timeout: Seconds | None = 300) -> None:
         self.name = _arguments.label("name", name)
-        self._timeout = _time_to_live(timeout)
+        self._timeout = None if timeout is None else _arguments.seconds("timeout", timeout, most=math.inf)
         self._store = Store(self.name, _arguments.count("maxsize", maxsize))
 
     @overload
@@ -141,14 +144,39 @@ class CacheManager:
         key_func: Callable[..., str] | None = None,
         *,
         tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        ignore: Iterable[str] = (),
+        vary: Iterable[ContextVar[Any]] = (),
+        jitter: float = 0.0,
+        cache_errors: ErrorMatch | None = None,
+        error_timeout: Seconds = 10.0,
     ) -> Caching: ...
-
+    @overload
     def cache_result(
         self,
-        timeout: Any = _ABSENT,
+        *,
+        timeout: Callable[[Any], Seconds | None],
         key_func: Callable[..., str] | None = None,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        ignore: Iterable[str] = (),
+        vary: Iterable[ContextVar[Any]] = (),
+        jitter: float = 0.0,
+        cache_errors: ErrorMatch | None = None,
+        error_timeout: Seconds = 10.0,
+    ) -> Caching: ...
+
+    def cache_result(  # type: ignore[misc]  # it tells a timeout in the first place from what it is to decorate
+        self,
+        fn: Any = _ABSENT,
+        /,
+        timeout: Any = _ABSENT,
+        key_func: Any = None,
         *,
         tags: Iterable[str] | Callable[..., Iterable[str]] | None = None,
+        ignore: Iterable[str] = (),
+        vary: Iterable[ContextVar[Any]] = (),
+        jitter: float = 0.0,
+        cache_errors: ErrorMatch | None = None,
+        error_timeout: Seconds = 10.0,
     ) -> Any:
         """Decorate a function or method, `def` or `async def`: its results are kept and served again.
 
@@ -163,11 +191,19 @@ class CacheManager:
         `cache.of(obj.method)`.
 
         Args:
-            timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's.
+            fn: The function, if the decorator is used bare.
+            timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's. By
+                keyword also a function of the value that returns one of these, or 0: then the value is not kept.
             key_func: Gets the call as it is made and returns its key, a string. Calls with one key are one call, on
                 whatever object; `cache.invalidate(key)` drops it.
             tags: Names under which to invalidate: at most 16, or a function of the bound arguments (without `self`) that
                 returns them.
+            ignore: Names of parameters that are no part of the key: whoever asks first decides what they were.
+            vary: Context variables that are part of the key. `fn.invalidate(...)` drops every variant.
+            jitter: The part of each time to live (0 to 1) that chance may take off, so that what came together does not
+                go together.
+            cache_errors: Errors that are answers, and kept as such: types or a predicate; `None`: no error is kept.
+            error_timeout: How long such an error lives, in seconds (> 0) or a `timedelta`.
 
         Returns:
             A function with the same signature.
@@ -175,12 +211,33 @@ class CacheManager:
         Raises:
             TypeError: The function is a generator, or an argument is of the wrong kind. When called: an argument has no
                 exact key, or the result cannot be cached (a mapped SQLAlchemy object, an iterator, an awaitable).
-            ValueError: `timeout` is not positive, or a tag is empty.
+            ValueError: An argument is out of range, a tag is empty, or options exclude each other.
         """
-        if callable(timeout) or isinstance(timeout, classmethod):
-            return cached(timeout, self._store, self._options(_ABSENT, key_func, tags))
-        options = self._options(timeout, key_func, tags)
-        return lambda fn: cached(fn, self._store, options)
+        bare = callable(fn) or isinstance(fn, classmethod)
+        if fn is not _ABSENT and not bare:  # `cache_result(timeout, key_func)`, all by position
+            if timeout is not _ABSENT:
+                key_func = timeout
+            timeout = fn
+        chosen = self._timeout if timeout is _ABSENT else _time_to_live(timeout)
+        if jitter and chosen is None:
+            raise ValueError("jitter has no effect on values that never expire: pass a timeout")
+        if key_func is not None:
+            _arguments.callback("key_func", key_func)
+        options = Options(
+            key_func=key_func,
+            ignore=_ignored(ignore, key_func),
+            vary=_variables(vary),
+            tags=_tags(tags),
+            keeping=Keeping(
+                timeout=chosen,
+                freshness=Freshness(jitter=_arguments.ratio("jitter", jitter, zero=True)),
+                errors=None if cache_errors is None else _arguments.errors("cache_errors", cache_errors),
+                error_timeout=_arguments.seconds("error_timeout", error_timeout, most=math.inf),
+            ),
+        )
+        if bare:
+            return cached(fn, self._store, options)
+        return lambda function: cached(function, self._store, options)
 
     @overload
     def of(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
@@ -288,13 +345,6 @@ class CacheManager:
             f"<CacheManager {self.name!r}: {len(self._store.level)} of {self._store.level.maxsize} entries>"
         )
 
-    def _options(self, timeout: object, key_func: Any, tags: Any) -> Options:
-        return Options(
-            timeout=self._timeout if timeout is _ABSENT else _time_to_live(timeout),
-            key_func=None if key_func is None else _arguments.callback("key_func", key_func),
-            tags=_tags(tags),
-        )
-
     def _target(self, what: object, pattern: object) -> Target:
         if what is not _ABSENT and pattern is not _ABSENT:
             raise TypeError("pass a key or tag, or pattern=, not both")
@@ -307,8 +357,32 @@ class CacheManager:
         return Labelled(_arguments.label("the key or tag", what))
 
 
-def _time_to_live(value: Any) -> float | None:
+def _time_to_live(value: Any) -> float | Callable[[Any], Any] | None:
+    if callable(value):
+        chosen: Callable[[Any], Any] = value
+        return _arguments.callback("timeout", chosen)
     return None if value is None else _arguments.seconds("timeout", value, most=math.inf)
+
+
+def _ignored(ignore: Any, key_func: object) -> frozenset[str]:
+    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
+        raise TypeError(f"ignore must be a collection of names, not {ignore!r}; for one name write (name,)")
+    names = frozenset(_arguments.label("a name in ignore", name) for name in ignore)
+    if names and key_func is not None:
+        raise ValueError("ignore has no effect beside key_func, which makes the whole key: pass one of them")
+    return names
+
+
+def _variables(vary: Any) -> tuple[ContextVar[Any], ...]:
+    if not isinstance(vary, Iterable):
+        raise TypeError(
+            f"vary must be a collection of context variables, not {vary!r}; for one write (variable,)"
+        )
+    found = tuple(vary)
+    for variable in found:
+        if not isinstance(variable, ContextVar):
+            raise TypeError(f"vary must hold context variables (contextvars.ContextVar), not {variable!r}")
+    return found
 
 
 def _tags(tags: Any) -> tuple[str, ...] | Callable[..., Iterable[str]]:

@@ -10,10 +10,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from paintkit._runtime import Outcome, Success
+from paintkit.cache.keeping import KeptError
 from paintkit.machines.s3fifo import S3FIFO, Node
 
 if TYPE_CHECKING:
+    from paintkit.cache.keeping import Keeping
     from paintkit.cache.keys import Identity
+    from paintkit.machines.freshness import Life
 
 __all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Section", "Table"]
 
@@ -80,10 +84,11 @@ class Counters:
 class Section:
     """The part of a level that belongs to one function: one table, or one for each receiver of a method."""
 
-    __slots__ = ("__weakref__", "counters", "name", "receivers", "table")
+    __slots__ = ("__weakref__", "counters", "keeping", "name", "receivers", "table")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keeping: Keeping) -> None:
         self.name = name
+        self.keeping = keeping
         self.counters = Counters()
         self.table = Table(self)
         #: The tables of a method by the address of the receiver; a table leaves with its receiver.
@@ -122,34 +127,62 @@ class Table:
 class Entry(Node):
     """One call and, once it is loaded, its value; `hits` counts its uses."""
 
-    __slots__ = ("due", "identities", "key", "kind", "labels", "loaded", "table", "timeout", "value")
+    __slots__ = (
+        "due",
+        "expires",
+        "identities",
+        "key",
+        "kind",
+        "labels",
+        "leaves",
+        "loaded",
+        "subject",
+        "table",
+        "value",
+    )
 
     def __init__(
-        self, table: Table, key: Hashable, kind: type | None, identities: tuple[Identity, ...]
+        self,
+        table: Table,
+        subject: Hashable,
+        kind: type | None,
+        identities: tuple[Identity, ...],
+        variant: Hashable = None,
     ) -> None:
         self.table = table
-        self.key = key
+        #: The arguments of the call.
+        self.subject = subject
+        #: The same with what else the value depends on.
+        self.key = subject if variant is None else (variant, subject)
         #: The type of the argument, if the key is the bare argument.
         self.kind = kind
         #: The objects that the key speaks of by identity.
         self.identities = identities
         #: The tags, and the key that a `key_func` made.
         self.labels: tuple[str, ...] = ()
-        #: The time to live in seconds, or `None`.
-        self.timeout: float | None = None
         self.value: Any = None
         #: When the value came: an instant of the clock.
         self.loaded = -math.inf
-        #: Until when the value may be served: an instant of the clock.
-        self.due = -math.inf
+        #: Until when the value is served without a thought, is fresh, is of any use: instants of the clock.
+        self.due = self.expires = self.leaves = -math.inf
         self.hits = self.spent = 0
         self.queue = None
 
-    def fill(self, value: Any, now: float) -> None:
+    @property
+    def varies(self) -> bool:
+        """Whether the value depends on more than the arguments."""
+        return self.key is not self.subject
+
+    def answer(self) -> Outcome[Any]:
+        """Return what a call is answered with."""
+        value = self.value
+        return value.failure() if value.__class__ is KeptError else Success(value)
+
+    def fill(self, value: Any, now: float, life: Life) -> None:
         """Take the value."""
         self.value = value
         self.loaded = now
-        self.due = math.inf if self.timeout is None else now + self.timeout
+        self.due, self.expires, self.leaves, _ = life
 
     def fingerprint(self) -> int:
         """Return a number for the key. Two keys of one number cost no more than a wrong guess of popularity."""
@@ -167,12 +200,13 @@ class MemoryLevel:
         #: How many entries it holds at most.
         self.maxsize = maxsize
         self._policy: S3FIFO[Entry] = S3FIFO()
-        # Entries of one time to live are due in the order in which they came. Those that left early are skipped.
+        # Entries of one span leave in the order in which they came. Those that left early are skipped.
         self._queues: dict[float, deque[Entry]] = {}
         self._queued = 0
-        self._soonest = math.inf  # nothing is due before
+        self._soonest = math.inf  # nothing leaves before
         self._by_label: dict[str, set[Entry]] = {}
         self._by_identity: dict[Identity, set[Entry]] = {}
+        self._by_subject: dict[tuple[Table, Hashable], set[Entry]] = {}
         # What the values that left hold on to may run code when it is freed, which must not happen under the lock.
         self._waste: list[Any] = []
         self._causes: OrderedDict[Hashable, Cause] = OrderedDict()
@@ -185,8 +219,14 @@ class MemoryLevel:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._policy)
 
-    def add(self, entry: Entry, now: float) -> list[Entry]:
-        """Take in an entry in place of the one with its key, and return those that were evicted for it."""
+    def add(self, entry: Entry, now: float, span: float | None) -> list[Entry]:
+        """Take in an entry in place of the one with its key, and return those that were evicted for it.
+
+        Args:
+            entry: It has its value.
+            now: An instant of the clock.
+            span: What its life is booked under, see `Life`.
+        """
         self.sweep(now)
         former = entry.table.get(entry.key)
         if former is not None:
@@ -198,7 +238,7 @@ class MemoryLevel:
             evicted.append(leaving)
         self.evictions += len(evicted)
         self._policy.admit(entry)
-        self._link(entry)
+        self._link(entry, span)
         return evicted
 
     def remove(self, entry: Entry, cause: Cause) -> None:
@@ -215,16 +255,16 @@ class MemoryLevel:
         """Let go of what is past its time."""
         if now < self._soonest:
             return
-        for timeout, queue in list(self._queues.items()):
-            while queue and (queue[0].queue is None or queue[0].due <= now):
+        for span, queue in list(self._queues.items()):
+            while queue and (queue[0].queue is None or queue[0].leaves <= now):
                 entry = queue.popleft()
                 self._queued -= 1
                 if entry.queue is not None:
                     self.remove(entry, "expired")
                     self.expirations += 1
             if not queue:
-                del self._queues[timeout]
-        self._soonest = min((queue[0].due for queue in self._queues.values()), default=math.inf)
+                del self._queues[span]
+        self._soonest = min((queue[0].leaves for queue in self._queues.values()), default=math.inf)
 
     def take_waste(self) -> list[Any]:
         """Return the values that left since the last time, for the caller to let go outside the lock."""
@@ -245,16 +285,24 @@ class MemoryLevel:
         """Return the entries whose key speaks of an object."""
         return list(self._by_identity.get(identity, ()))
 
-    def _link(self, entry: Entry) -> None:
+    def about(self, table: Table, subject: Hashable) -> list[Entry]:
+        """Return the entries of a call with these arguments, in all variants."""
+        entry = table.get(subject)
+        varied = self._by_subject.get((table, subject), ())
+        return list(varied) if entry is None else [entry, *varied]
+
+    def _link(self, entry: Entry, span: float | None) -> None:
         for label in entry.labels:
             self._by_label.setdefault(label, set()).add(entry)
         for identity in entry.identities:
             self._by_identity.setdefault(identity, set()).add(entry)
-        if entry.timeout is not None:
-            queue = self._queues.get(entry.timeout)
+        if entry.varies:
+            self._by_subject.setdefault((entry.table, entry.subject), set()).add(entry)
+        if span is not None:
+            queue = self._queues.get(span)
             if queue is None:
-                queue = self._queues[entry.timeout] = deque()
-                self._soonest = min(self._soonest, entry.due)
+                queue = self._queues[span] = deque()
+            self._soonest = min(self._soonest, entry.leaves)
             queue.append(entry)
             self._queued += 1
         if self._causes:
@@ -269,18 +317,20 @@ class MemoryLevel:
             del entry.table.entries[entry.key]
         entry.table.section.counters.hits += entry.hits
         # In this order: a reader takes the value first and looks at the time afterwards.
-        entry.due = -math.inf
+        entry.due = entry.expires = -math.inf
         self._waste.append(entry.value)
         entry.value = None
         _discard(self._by_label, entry.labels, entry)
         _discard(self._by_identity, entry.identities, entry)
+        if entry.varies:
+            _discard(self._by_subject, ((entry.table, entry.subject),), entry)
         self._compact()
 
     def _compact(self) -> None:
         """Drop those that left early, once they outnumber those that are in."""
         if self._queued > 2 * len(self._policy) + 64:
-            for timeout, queue in self._queues.items():
-                self._queues[timeout] = deque(entry for entry in queue if entry.queue is not None)
+            for span, queue in self._queues.items():
+                self._queues[span] = deque(entry for entry in queue if entry.queue is not None)
             self._queued = sum(map(len, self._queues.values()))
 
 

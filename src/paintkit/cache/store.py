@@ -18,11 +18,11 @@ from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paintkit import ambient, clock, observations
-from paintkit._runtime import Failure, Success
+from paintkit._runtime import Failure, Outcome, Success
+from paintkit.cache.flights import Abandoned
 from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, Table
-from paintkit.cache.values import refuse_unfit
 
 if TYPE_CHECKING:
     from paintkit.cache.flights import Flight, Landing
@@ -78,8 +78,8 @@ class Store:
 
     # --- Loads ---
 
-    def begin(self, flight: Flight) -> Success[Any] | Flight | None:
-        """Return the value that came in the meantime, else the flight that loads it: one to join, or this one to lead.
+    def begin(self, flight: Flight) -> Outcome[Any] | Flight | None:
+        """Return the answer that came in the meantime, else the flight that loads it: one to join, or this one to lead.
 
         Return `None` in the midst of another step: then the caller loads alone.
         """
@@ -92,12 +92,12 @@ class Store:
             if self._graveyard or self._put_off:
                 self._tidy()
 
-    def _find(self, flight: Flight) -> Success[Any] | Flight:
+    def _find(self, flight: Flight) -> Outcome[Any] | Flight:
         call = flight.call
         entry = call.table.get(call.key)
-        if entry is not None and clock.now() < entry.due:
+        if entry is not None and clock.now() < entry.expires:
             entry.hits += 1
-            return Success(entry.value)
+            return entry.answer()
         counters = call.table.section.counters
         counters.count_miss(self.level.cause_of(call) if entry is None else "expired")
         other = self._flights.get((call.table, call.key))
@@ -125,7 +125,9 @@ class Store:
         """Take in what a flight brings, unless an invalidation took it out of the registry; then tell who waits for it."""
         now = clock.now()
         call = flight.call
-        landing = _fit(landing)
+        timeout: float | None = 0.0
+        if not isinstance(landing, Abandoned):
+            landing, timeout = call.table.section.keeping.judge(landing)
         evicted: list[Entry] = []
         try:
             with self.lock:
@@ -134,9 +136,8 @@ class Store:
                 )
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
-                    if isinstance(landing, Success):
-                        call.fill(landing.value, now)
-                        evicted = self.level.add(call, now)
+                    if not isinstance(landing, Abandoned):
+                        evicted = self._take_in(call, landing, timeout, now)
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
@@ -147,8 +148,19 @@ class Store:
                 "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
             )
 
-    def keep(self, call: Entry, value: Any, since: int) -> None:
-        """Store a value that was read from a snapshot of epoch `since`, unless what it says may be out of date."""
+    def _take_in(self, call: Entry, outcome: Outcome[Any], timeout: float | None, now: float) -> list[Entry]:
+        """Store an outcome for its time, and return what was evicted for it."""
+        if timeout != 0.0:
+            value, life = call.table.section.keeping.life_of(outcome, now, timeout)
+            call.fill(value, now, life)
+            return self.level.add(call, now, life.span)
+        former = call.table.get(call.key)
+        if former is not None and isinstance(outcome, Success):
+            self.level.remove(former, "expired")  # there is a newer value, which is not for keeping
+        return []
+
+    def keep(self, call: Entry, outcome: Outcome[Any], timeout: float | None, since: int) -> None:
+        """Store what was read from a snapshot of epoch `since`, unless what it says may be out of date."""
         if self._in_a_step():
             return
         now = clock.now()
@@ -157,8 +169,7 @@ class Store:
             if not self._ledger.noted_since(since, marks_of(call)):
                 # A load that is under way may have read less than this one did: it must not replace this value.
                 self._flights.pop((call.table, call.key), None)
-                call.fill(value, now)
-                evicted = self.level.add(call, now)
+                evicted = self._take_in(call, outcome, timeout, now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
 
@@ -168,16 +179,19 @@ class Store:
         Raises:
             TypeError: The value must not be cached.
         """
-        refuse_unfit(value)
+        outcome, timeout = call.table.section.keeping.judge(Success(value))
+        outcome.unwrap()
         unit = ambient.unit_of_work.get()
-        replace = functools.partial(self._replace, call, value, target, ambient.process.epoch)
+        replace = functools.partial(self._replace, call, outcome, timeout, target, ambient.process.epoch)
         if unit is None:
             replace()
         else:
             unit.mark_dirty(((self, target.mark),))
             unit.defer(replace)
 
-    def _replace(self, call: Entry, value: Any, target: Target, since: int) -> None:
+    def _replace(
+        self, call: Entry, outcome: Outcome[Any], timeout: float | None, target: Target, since: int
+    ) -> None:
         """Invalidate a call and store a value of epoch `since` for it, unless that may be out of date already."""
         if self._in_a_step():
             self._put_off.append(target)
@@ -188,8 +202,7 @@ class Store:
             outdated = self._ledger.noted_since(since, marks_of(call))
             self._forget(target)
             if not outdated:
-                call.fill(value, now)
-                evicted = self.level.add(call, now)
+                evicted = self._take_in(call, outcome, timeout, now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
 
@@ -322,16 +335,6 @@ class Store:
     def forget_flights(self) -> None:
         """Forget all flights, in a forked child: their threads are not there. The lock is held."""
         self._flights.clear()
-
-
-def _fit(landing: Landing) -> Landing:
-    """Turn a value that must not be cached into the error that says so."""
-    if isinstance(landing, Success):
-        try:
-            refuse_unfit(landing.value)
-        except TypeError as error:
-            return Failure(error)
-    return landing
 
 
 _forking = threading.Lock()  # guards _stores and _held
