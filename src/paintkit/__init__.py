@@ -131,16 +131,19 @@ __all__ = sorted([*_HOMES, "__version__", "backoff"])  # noqa: PLE0605 - a list,
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name == "backoff":
-        return import_module("paintkit.backoff")
+        return _module("backoff")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'paintkit' has no attribute {name!r}")
-    value = getattr(import_module(f"paintkit.{home}"), name)
+    value = getattr(_module(home), name)
     globals()[name] = value  # found at once from now on
     return value
+
+
+def _module(home: str) -> Any:
+    # As `importlib.import_module` does, without loading a package for it.
+    return __import__(f"paintkit.{home}", fromlist=["_"])
 
 
 def __dir__() -> list[str]:

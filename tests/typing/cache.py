@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from paintkit import CacheManager
-from paintkit.cache.cached import CacheInfo, Explanation
 from paintkit.cache.eviction import S3FIFOCache
+from paintkit.cache.reports import CacheInfo, Explanation
 
 cache = CacheManager("studio", maxsize=100, timeout=None)
 

@@ -13,8 +13,6 @@ from typing import (
     Any,
     Concatenate,
     Generic,
-    Literal,
-    NamedTuple,
     NoReturn,
     ParamSpec,
     Protocol,
@@ -31,22 +29,21 @@ from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, nam
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall
 from paintkit.cache.keys import Identity, freeze, loose_key, single_key, typed_key
-from paintkit.cache.memory import Cause, Entry, Section
+from paintkit.cache.memory import Entry, Section
 from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
 
     from paintkit.cache.keeping import Keeping
+    from paintkit.cache.reports import CacheInfo, Explanation
     from paintkit.cache.store import Store
     from paintkit.typing import AnyCallable
 
 __all__ = [
     "AsyncCached",
     "AsyncExtras",
-    "CacheInfo",
     "Cached",
-    "Explanation",
     "Extras",
     "Options",
     "cached",
@@ -61,64 +58,6 @@ S = TypeVar("S")
 
 #: More tags than these on one entry are a mistake.
 _MOST_TAGS = 16
-
-
-class CacheInfo(NamedTuple):
-    """What a cached function did so far.
-
-    Attributes:
-        hits: Calls answered from memory.
-        misses: Calls that found no fresh value.
-        loads: Loads that returned or raised.
-        load_errors: Loads that raised.
-        load_time: Seconds spent in loads.
-        entries: Values held now.
-        joined: Misses that waited for a load that was under way.
-        expired: Misses because the time of the value was over.
-        invalidated: Misses because the value had been invalidated.
-        evicted: Misses because the value had made room. The other misses are calls that were never made before, or so
-            long ago that nobody remembers.
-        estimated_size: About how many bytes the values take.
-    """
-
-    hits: int
-    misses: int
-    loads: int
-    load_errors: int
-    load_time: float
-    entries: int
-    joined: int
-    expired: int
-    invalidated: int
-    evicted: int
-    estimated_size: int
-
-
-class Explanation(NamedTuple):
-    """What a cache knows of one call.
-
-    Attributes:
-        key: The key of the call, as the cache sees it.
-        level: Where a value is: `"memory"`, or `None` if there is none.
-        fresh: Whether the call would be answered with it (a kept error is an answer).
-        age: Seconds since the value came, or `None`.
-        expires_in: Seconds until its time is over: negative afterwards, infinite without a timeout, `None` without a
-            value.
-        tags: What it can be invalidated by: its tags, and the key that a `key_func` made.
-        missed: Why the call would miss: its value has `"expired"`, was `"invalidated"` or `"evicted"`, `"never"` came
-            (or left so long ago that nobody remembers), or the open unit of work has changed what it depends on
-            (`"dirty"`). `None` if it is fresh.
-        loading: Whether a load is under way that others wait for.
-    """
-
-    key: Hashable
-    level: Literal["memory"] | None
-    fresh: bool
-    age: float | None
-    expires_in: float | None
-    tags: tuple[str, ...]
-    missed: Cause | Literal["dirty"] | None
-    loading: bool
 
 
 class Options(Record):
@@ -459,6 +398,8 @@ class Loader:
 
     def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
         """Tell what is known of a call."""
+        from paintkit.cache.reports import Explanation  # what few programs ask for, none should pay for
+
         self._complete(call, later, label)
         fresh = self.look(call, use=False) is not None
         entry, cause, loading = self.store.look_into(call)
@@ -586,6 +527,8 @@ class _Calls:
         return self._loader.renew(*self._bound(args, named), runtime)
 
     def _count(self) -> CacheInfo:
+        from paintkit.cache.reports import CacheInfo  # see `Loader.explain`
+
         with self._loader.store.lock:
             totals = self.section.totals()
             values = [entry.value for entry in self.section.entries()]

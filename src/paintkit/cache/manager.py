@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from paintkit import _arguments
 from paintkit.cache.cached import (
@@ -26,9 +26,10 @@ from paintkit.cache.values import estimate_total
 from paintkit.machines.freshness import Freshness
 
 if TYPE_CHECKING:
+    from paintkit.cache.reports import CacheStats
     from paintkit.typing import ErrorMatch, Seconds
 
-__all__ = ["CacheManager", "CacheStats"]
+__all__ = ["CacheManager"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,46 +40,6 @@ class _Absent(enum.Enum):
 
 
 _ABSENT: Final = _Absent.ABSENT
-
-
-class CacheStats(TypedDict):
-    """What a cache did so far, and what it holds now.
-
-    Attributes:
-        entries: Values held now.
-        maxsize: How many it holds at most.
-        estimated_size: About how many bytes the values take; see `CacheManager.get_stats`.
-        hit_rate: Hits by look-ups, from 0 to 1; 0.0 before the first look-up.
-        hits: Calls answered from memory.
-        misses: Calls that found no fresh value.
-        expired: Misses because the time of the value was over.
-        invalidated: Misses because the value had been invalidated.
-        evicted: Misses because the value had made room.
-        joined: Misses that waited for a load that was under way, instead of loading themselves.
-        loads: Loads that returned or raised.
-        load_errors: Loads that raised.
-        load_time: Seconds spent in loads.
-        evictions: Values that had to make room.
-        expirations: Values swept away when their time was over.
-        invalidations: Invalidations that took effect.
-    """
-
-    entries: int
-    maxsize: int
-    estimated_size: int
-    hit_rate: float
-    hits: int
-    misses: int
-    expired: int
-    invalidated: int
-    evicted: int
-    joined: int
-    loads: int
-    load_errors: int
-    load_time: float
-    evictions: int
-    expirations: int
-    invalidations: int
 
 
 class Caching(Protocol):

@@ -14,7 +14,6 @@ from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Succ
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
 from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, remembered
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
-from paintkit.machines.retrying import GiveUp, RetryPlan
 
 if TYPE_CHECKING:
     import functools
@@ -237,6 +236,8 @@ class _Progress:
     __slots__ = ("_call", "_delays", "_errors", "_label", "_options", "_plan", "_retry")
 
     def __init__(self, retry: Retry, call: functools.partial[Any] | None, started: float) -> None:
+        from paintkit.machines.retrying import RetryPlan  # a call that succeeds at once plans nothing
+
         options = retry._options
         give_up_at = math.inf if options.max_elapsed is None else started + options.max_elapsed
         self._retry = retry
@@ -297,6 +298,8 @@ class _Progress:
 
     def _decide(self, outcome: Outcome[Any]) -> float | str:
         """The delay before the next attempt, or the reason why there is none."""
+        from paintkit.machines.retrying import GiveUp
+
         if _is_doomed():
             return "unit_of_work"
         if self._plan.is_used_up:
