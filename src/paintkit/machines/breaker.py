@@ -26,6 +26,7 @@ The machine is guarded by the lock of whoever drives it. `passing` alone is read
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -232,9 +233,9 @@ class Breaker:
     __slots__ = (
         "_concurrent",
         "_failures",
+        "_lease_numbers",
         "_leases",
         "_longest",
-        "_next_lease",
         "_open_until",
         "_probe_timeout",
         "_probes",
@@ -269,7 +270,7 @@ class Breaker:
         self._rounds = 0  # failed rounds of probes since the breaker was last closed
         self._open_until = 0.0
         self._leases: dict[int, float] = {}  # number → the instant of its end; only while half-open
-        self._next_lease = 0
+        self._lease_numbers = itertools.count()
         self._successes = self._failures = 0  # of this round of probes
         #: The present state, as of the last `tick`.
         self.state = CircuitState.CLOSED
@@ -295,9 +296,9 @@ class Breaker:
         given = self._successes + self._failures + len(self._leases)
         if len(self._leases) >= self._concurrent or given >= self._probes:
             return Refusal(self.retry_after(now))
-        self._next_lease += 1
-        self._leases[self._next_lease] = now + self._probe_timeout
-        return Permit(self.generation, self._next_lease)
+        lease = next(self._lease_numbers)
+        self._leases[lease] = now + self._probe_timeout
+        return Permit(self.generation, lease)
 
     def retry_after(self, now: float) -> float | None:
         """Seconds until a refused call has a chance, or `None` if that is not a matter of time."""
