@@ -11,6 +11,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --quiet
 RUN := $(VENV)/.stamp-studio
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
+MUTANTS := $(VENV)/.stamp-mutants
 STUDIO := STUDIO_ENV=$${STUDIO_ENV:-development} PYTHONPATH=examples $(PY) -m studio
 
 PORT ?= 5000
@@ -68,6 +69,10 @@ docs: $(DEV) ## Build the documentation into site/.
 bench: $(BENCH) ## Measure the happy paths beside their rivals.
 	@$(PY) -m tests.benchmarks $(ARGS)
 
+.PHONY: mutants
+mutants: $(MUTANTS) ## Break the machines in a copy and show what no test notices: minutes (ARGS="breaker" for one).
+	@nice -n 10 $(PY) -m tests.mutants $(ARGS)
+
 .PHONY: lock
 lock: $(DEV) ## Resolve the lock files anew for Python 3.11 and later (ARGS=--upgrade for newer versions).
 	@$(LOCK) --all-extras --group dev --output-file requirements/dev.txt $(ARGS)
@@ -115,4 +120,9 @@ $(DEV): requirements/dev.txt requirements/studio.txt pyproject.toml | $(PY)
 $(BENCH): tests/benchmarks/requirements.txt $(DEV)
 	@echo 'installing the rivals …'
 	@$(PIP) install --requirement tests/benchmarks/requirements.txt
+	@touch $@
+
+$(MUTANTS): tests/mutants/requirements.txt $(DEV)
+	@echo 'installing what breaks the machines …'
+	@$(PIP) install --requirement tests/mutants/requirements.txt
 	@touch $@
