@@ -312,7 +312,7 @@ class TestKeys:
         try:
             pass_by(5_000, 10_000)
             before = tracemalloc.get_traced_memory()[0]
-            pass_by(10_000, 110_000)
+            pass_by(10_000, 110_000)  # a hundred times as many as there is room for
             after = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()

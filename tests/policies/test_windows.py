@@ -39,10 +39,11 @@ def play(colour: Colour, breaker: CircuitBreaker, results: str, seconds: float =
         try:
             colour.protect(breaker, colour.function(body))
         except CircuitOpenError:
-            letter = "o"
+            done += "o"
         except OSError:
-            pass
-        done += letter
+            done += "x"
+        else:
+            done += "."
     return done
 
 
