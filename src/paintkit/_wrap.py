@@ -22,7 +22,7 @@ import functools
 import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from paintkit import observations
 from paintkit._record import Record
@@ -90,7 +90,7 @@ class Templates(Record):
         }[colour]
 
 
-class Cost(NamedTuple):
+class Cost(Record):
     """What one call comes to at worst.
 
     Attributes:
@@ -130,13 +130,31 @@ class Policy:
         return wrap(fn, self._templates, self._helpers())
 
     def call(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `fn(*args, **kwargs)` under this policy."""
+        """Call `fn(*args, **kwargs)` under this policy.
+
+        Raises:
+            TypeError: `fn` would only hand out a coroutine or a generator, which would then run unprotected.
+        """
+        colour = colour_of(fn)
+        if colour is not Colour.BLOCKING:
+            form = "await .acall(…)" if colour is Colour.ASYNCIO else "decorate it"
+            raise TypeError(
+                f"{name_of(fn)} is a {colour.value} function, which call() cannot protect: {form}"
+            )
         if self._bound is None:
             self._bound = self(_call)
         return cast("R", self._bound(fn, *args, **kwargs))
 
     async def acall(self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Await `fn(*args, **kwargs)` under this policy."""
+        """Await `fn(*args, **kwargs)` under this policy.
+
+        Raises:
+            TypeError: `fn` is a generator function, whose items would come unprotected.
+        """
+        if colour_of(fn) in {Colour.GENERATOR, Colour.ASYNC_GENERATOR}:
+            raise TypeError(
+                f"{name_of(fn)} is a generator function, which acall() cannot protect: decorate it"
+            )
         if self._abound is None:
             self._abound = self(_acall)
         return cast("R", await self._abound(fn, *args, **kwargs))

@@ -112,8 +112,8 @@ def main(scenario: str, variant: str) -> None:
             invariant=lambda crowd: crowd.is_sound(),
             clock="virtual",
             detect_io=False,
-            max_executions=200,
-            total_timeout=8.0,
+            max_executions=600,  # all there are of the probes
+            total_timeout=90.0,
             reproduce_on_failure=0,
             trace_packages=["paintkit*"],
         )
