@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, overload
 
 from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, wrap
@@ -94,7 +94,7 @@ class Pipeline(Policy):
             at worst 4 calls, up to 5 s
             warning: 4 attempts of up to 2 s and their delays take 11 s, more than the deadline of 5 s: shorten the timeout
         """
-        cost = self.worst_case(Cost(1, math.inf))
+        cost = self.worst_case(Cost(calls=1, seconds=math.inf))
         return Explanation(
             tuple(map(repr, self.policies)), cost.calls, cost.seconds, tuple(_warnings(self.policies))
         )
@@ -162,7 +162,7 @@ def _warnings(policies: tuple[Policy, ...]) -> Iterable[str]:
     yield from _about_time(policies)
     retries = [policy for policy in policies if isinstance(policy, Retry)]
     if len(retries) > 1:
-        calls = math.prod(policy.worst_case(Cost(1, 0.0)).calls for policy in retries)
+        calls = math.prod(policy.worst_case(Cost(calls=1, seconds=0.0)).calls for policy in retries)
         yield f"retries inside retries multiply to {calls} calls: keep one of them"
     for policy in policies:
         outside_retry = any(isinstance(other, Retry) for other in policies[policies.index(policy) + 1 :])
@@ -180,7 +180,7 @@ def _about_time(policies: tuple[Policy, ...]) -> Iterable[str]:
         if not isinstance(policy, Deadline):
             continue
         inside = policies[outer + 1 :]
-        cost = Pipeline(inside).worst_case(Cost(1, math.inf))
+        cost = Pipeline(inside).worst_case(Cost(calls=1, seconds=math.inf))
         spans = [timeout.seconds for timeout in inside if isinstance(timeout, Timeout)]
         if spans and policy.seconds < cost.seconds < math.inf and cost.calls > 1:
             yield (
@@ -192,9 +192,13 @@ def _about_time(policies: tuple[Policy, ...]) -> Iterable[str]:
 class FallbackPipeline(Pipeline, Generic[D]):
     """A pipeline that begins with a fallback, whose type it adds to the function's result."""
 
-    def __call__(  # type: ignore[override]  # see Fallback
-        self, fn: Callable[P, R], /
-    ) -> Callable[P, R | D]:
+    @overload  # type: ignore[override]  # see Fallback
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | D]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, R | D]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Return `fn` protected by all policies; see `Pipeline`."""
         return super().__call__(fn)
 

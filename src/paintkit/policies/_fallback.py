@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from paintkit import _arguments, observations
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
@@ -11,7 +11,7 @@ from paintkit._wrap import Policy, Templates, colour_of, name_of, wrap
 
 if TYPE_CHECKING:
     import functools
-    from collections.abc import AsyncGenerator, Awaitable, Coroutine
+    from collections.abc import AsyncGenerator, Coroutine
 
     from paintkit.typing import ErrorMatch, Predicate
 
@@ -52,9 +52,13 @@ class Fallback(Policy, Generic[D]):
         self._given_name = name
         self.name = name or "fallback"
 
-    def __call__(  # type: ignore[override]  # the one policy whose result has another type
-        self, fn: Callable[P, R], /
-    ) -> Callable[P, R | D]:
+    @overload  # type: ignore[override]  # the one policy whose result has another type
+    def __call__(
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R | D]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Callable[P, R | D]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Callable[..., Any]:
         """Return `fn` with the fallback behind it.
 
         Raises:
@@ -64,7 +68,7 @@ class Fallback(Policy, Generic[D]):
             raise TypeError(
                 f"the handler of {self.name!r} is `async def`: {name_of(fn)} has nowhere to await it"
             )
-        return cast("Callable[P, R | D]", wrap(fn, self._templates, self._helpers()))
+        return wrap(fn, self._templates, self._helpers())
 
     def __repr__(self) -> str:
         return f"<fallback {self.name!r}>"
@@ -123,16 +127,23 @@ class _Missing:
 _MISSING = _Missing()
 
 
+@overload
+def fallback(value: D, *, on: ErrorMatch, name: str | None = None) -> Fallback[D]: ...
+@overload
 def fallback(
-    value: D | _Missing = _MISSING,
+    *, handler: Callable[[Exception], Coroutine[Any, Any, D]], on: ErrorMatch, name: str | None = None
+) -> Fallback[D]: ...
+@overload
+def fallback(
+    *, handler: Callable[[Exception], D], on: ErrorMatch, name: str | None = None
+) -> Fallback[D]: ...
+def fallback(
+    value: Any = _MISSING,
     *,
     on: ErrorMatch,
-    handler: Callable[[Exception], D]
-    | Callable[[Exception], Awaitable[D]]
-    | Callable[[Exception], Coroutine[Any, Any, D]]
-    | None = None,
+    handler: Callable[[Exception], Any] | None = None,
     name: str | None = None,
-) -> Fallback[D]:
+) -> Fallback[Any]:
     """Return a policy that answers with a value, or a handler's result, when the call fails.
 
     An error of the handler is raised with the original error as its context. `BaseException` is never answered.
