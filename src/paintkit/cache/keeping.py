@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, backoff
+from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success
 from paintkit.cache.values import refuse_unfit
 from paintkit.machines.freshness import Freshness, Life, rounded
@@ -30,7 +31,7 @@ class KeptError:
         return Failure(self.error.with_traceback(None))
 
 
-class Keeping(NamedTuple):
+class Keeping(Record):
     """What one function keeps.
 
     Attributes:

@@ -97,7 +97,7 @@ class Bulkhead(Policy):
 
     def worst_case(self, cost: Cost) -> Cost:
         """The wait for a permit comes on top."""
-        return Cost(cost.calls, cost.seconds + self._max_wait)
+        return Cost(calls=cost.calls, seconds=cost.seconds + self._max_wait)
 
     def __repr__(self) -> str:
         return f"<bulkhead {self.name!r}: {self._permits.in_use} of {self._permits.limit}>"

@@ -88,7 +88,7 @@ class Deadline(Policy):
 
     def worst_case(self, cost: Cost) -> Cost:
         """Nobody waits longer than this."""
-        return Cost(cost.calls, min(cost.seconds, self.seconds))
+        return Cost(calls=cost.calls, seconds=min(cost.seconds, self.seconds))
 
     def __repr__(self) -> str:
         return f"<deadline {self.seconds:g} s>"

@@ -66,7 +66,7 @@ class Hedge(Policy):
     def worst_case(self, cost: Cost) -> Cost:
         """All tries run, and the last one is as slow as the first."""
         beside = (self._most - 1) * (self.delay or 0.0)
-        return Cost(cost.calls * self._most, cost.seconds + beside)
+        return Cost(calls=cost.calls * self._most, seconds=cost.seconds + beside)
 
     def __repr__(self) -> str:
         return f"<hedge {self.name!r}: up to {self._most} tries>"

@@ -139,7 +139,7 @@ class RateLimit(Policy):
 
     def worst_case(self, cost: Cost) -> Cost:
         """The wait for a token comes on top."""
-        return Cost(cost.calls, cost.seconds + self._max_wait)
+        return Cost(calls=cost.calls, seconds=cost.seconds + self._max_wait)
 
     def __repr__(self) -> str:
         return f"<rate_limit {self.name!r}: {self._buckets}>"

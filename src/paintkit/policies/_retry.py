@@ -151,7 +151,7 @@ class Retry(Policy):
         seconds = attempts * cost.seconds + waits
         if self._options.max_elapsed is not None:
             seconds = min(seconds, self._options.max_elapsed + cost.seconds)
-        return Cost(cost.calls * attempts, seconds)
+        return Cost(calls=cost.calls * attempts, seconds=seconds)
 
     def __repr__(self) -> str:
         return f"<retry {self.name!r}: {self._options.attempts} attempts>"

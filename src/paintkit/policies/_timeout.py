@@ -106,7 +106,7 @@ class Timeout(Policy):
 
     def worst_case(self, cost: Cost) -> Cost:
         """Nobody waits longer than this."""
-        return Cost(cost.calls, min(cost.seconds, self.seconds))
+        return Cost(calls=cost.calls, seconds=min(cost.seconds, self.seconds))
 
     def __repr__(self) -> str:
         return f"<timeout {self.name!r}: {self.seconds:g} s>"
