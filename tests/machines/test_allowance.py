@@ -125,12 +125,26 @@ def test_an_outage_raises_the_load_by_the_ratio():
     assert 0.2 * 10_000 * 0.9 <= retries <= 0.2 * 10_000 + 1.0 * (100 + WINDOW)
 
 
-@pytest.mark.parametrize("start", [0.0, 0.75, 3.0, 1e6])
-def test_a_deposit_is_gone_with_its_slot(start):
+@pytest.mark.parametrize("width", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("start", [0.0, 0.25, 3.0, 1e6])
+def test_a_deposit_is_gone_with_its_slot(start, width):
     """It counts as long as its slot is one of the last ten, from the very first slot on."""
-    account = Allowance(0.5, 0.0, WINDOW)
+    account = Allowance(0.5, 0.0, 10 * width)
     account.deposit(start)
-    end = start // WIDTH + 10 * WIDTH
+    end = (start // width + 10) * width
 
-    assert 1.0 == account.balance(end - 0.25)
+    assert 1.0 == account.balance(end - 0.125)
     assert 0.0 == account.balance(end)
+
+
+def test_a_refund_is_of_the_oldest_withdrawal():
+    """That credits the least: it would have expired before all others."""
+    account = Allowance(0.5, 0.5, WINDOW)
+    for now in (0.0, 8.0, 9.0):
+        assert account.withdraw(now)
+
+    account.refund(9.0)
+
+    assert 10.0 - 4.0 == account.balance(9.0)
+    assert 10.0 - 4.0 == account.balance(17.75)
+    assert 10.0 - 2.0 == account.balance(18.0)
