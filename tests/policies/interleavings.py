@@ -34,6 +34,7 @@ class Queue(Crowd):
     """A bulkhead with one permit, for which both threads are ready to wait for as long as it takes."""
 
     calls = 1
+    orders = 150  # of very many, the most different first
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class Newcomers(Queue):
 
 class Probes(Crowd):
     """A breaker that has just become half-open and wants one probe."""
+
+    orders = 600  # all there are
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,7 +115,7 @@ def main(scenario: str, variant: str) -> None:
             invariant=lambda crowd: crowd.is_sound(),
             clock="virtual",
             detect_io=False,
-            max_executions=600,  # all there are of the probes
+            max_executions=SCENARIOS[scenario].orders,
             total_timeout=90.0,
             reproduce_on_failure=0,
             trace_packages=["paintkit*"],
