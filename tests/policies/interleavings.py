@@ -34,7 +34,7 @@ class Queue(Crowd):
     """A bulkhead with one permit, for which both threads are ready to wait for as long as it takes."""
 
     calls = 1
-    orders = 150  # of very many, the most different first
+    orders = 150  # of very many
 
     def __init__(self) -> None:
         super().__init__()
