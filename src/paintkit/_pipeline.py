@@ -38,7 +38,8 @@ class Explanation(NamedTuple):
     Attributes:
         order: The policies, outermost first, as text.
         calls: How often the protected function runs at worst.
-        seconds: How long a caller waits at worst; infinite if nothing bounds it.
+        seconds: How long a caller waits at worst; infinite if nothing bounds it. Deadlines and cooperative timeouts bound
+            a plain function only where it waits within paintkit, for nothing interrupts it elsewhere.
         warnings: What is probably not meant, each with its fix.
     """
 
