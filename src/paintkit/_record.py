@@ -1,7 +1,7 @@
 """Records: values that belong together under their names, in classes that cost next to nothing to define.
 
-Every import of this package pays for its classes. `typing.NamedTuple` writes and compiles each of its own, twenty times as
-slowly as a plain class is made, and `dataclasses` imports `inspect`. A record is for what nobody unpacks or compares.
+Every import of this package pays for its classes. `typing.NamedTuple` writes and compiles source for each of its own, and
+`dataclasses` imports `inspect`. A record is for what nobody unpacks or compares.
 """
 
 from __future__ import annotations
