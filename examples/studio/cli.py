@@ -92,8 +92,14 @@ def _import(config: Config, options: argparse.Namespace) -> int:
 
 def _create_admin(config: Config, options: argparse.Namespace) -> None:
     from studio.auth.passwords import SHORTEST
+    from studio.auth.users import LONGEST_NAME
+    from studio.catalogue.records import clean, has_control
     from studio.starting import make_user, opened
 
+    if options.name != clean(options.name) or not 1 <= len(options.name) <= LONGEST_NAME:
+        raise StartupError(f"a name has 1 to {LONGEST_NAME} characters, and no space around it")
+    if has_control(options.name):
+        raise StartupError("a name has no control characters")
     password = os.environ.get("STUDIO_PASSWORD") or getpass.getpass("password: ")
     if len(password) < SHORTEST:
         raise StartupError(f"a password has at least {SHORTEST} characters")

@@ -120,6 +120,15 @@ def test_production_does_not_migrate_by_itself(monkeypatch, capsys, tmp_path):
     assert "there is a user 'ann' already" in one_line(capsys)
 
 
+@pytest.mark.parametrize("name", ["", " ann", "a" * 41, "a\tb"])
+def test_nobody_gets_a_name_to_stay_outside_with(monkeypatch, capsys, name):
+    """A name that the login page cannot take is refused before anybody bears it."""
+    monkeypatch.setenv("STUDIO_ENV", "development")
+    monkeypatch.setenv("STUDIO_PASSWORD", "correct horse battery")
+    assert 1 == main(["create-admin", name])
+    assert "studio: a name has" in one_line(capsys)
+
+
 def test_import_tells_what_it_did(monkeypatch, capsys, tmp_path):
     """First all are new, then all are unchanged; a dry run says what would happen."""
     monkeypatch.setenv("STUDIO_ENV", "development")

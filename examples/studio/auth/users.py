@@ -10,9 +10,9 @@ from sqlalchemy import Select, insert, select, update
 from studio.models import User
 from studio.toolkit import Toolkit
 
-__all__ = ["ROLES", "Person", "Users", "open_users"]
+__all__ = ["LONGEST_NAME", "Person", "Users", "open_users"]
 
-ROLES = ("admin", "viewer")
+LONGEST_NAME = 40  # characters
 
 
 class Person(NamedTuple):

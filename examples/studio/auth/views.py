@@ -13,7 +13,7 @@ from wtforms.validators import InputRequired, Length
 
 from studio.auth.access import anyone, current_user
 from studio.auth.passwords import Passwords
-from studio.auth.users import Person
+from studio.auth.users import LONGEST_NAME, Person
 from studio.services import services
 
 __all__ = ["blueprint"]
@@ -27,7 +27,7 @@ _YEAR = 365 * 24 * 3600
 class LoginForm(FlaskForm):  # type: ignore[misc]  # Flask-WTF ships no types
     """A name and a password."""
 
-    name = StringField("Name", [InputRequired("Enter your name."), Length(max=40)])
+    name = StringField("Name", [InputRequired("Enter your name."), Length(max=LONGEST_NAME)])
     password = PasswordField("Password", [InputRequired("Enter your password."), Length(max=200)])
 
 
