@@ -335,7 +335,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="first"):
             pipeline(fallback(1, on=OSError), fallback(2, on=KeyError))
 
-    @pytest.mark.parametrize("thing", [None, 3, retry, len, "retry", (retry(on=OSError),)])
+    @pytest.mark.parametrize("thing", [None, 3, retry, len, "policy", (retry(on=OSError),)])
     def test_what_is_no_policy(self, thing):
         """Also where it could be called."""
         with pytest.raises(TypeError, match="policies"):
