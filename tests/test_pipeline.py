@@ -17,6 +17,7 @@ from paintkit import (
     BulkheadFullError,
     CallTimeoutError,
     CircuitOpenError,
+    CircuitState,
     DeadlineExceededError,
     RateLimitedError,
     RejectedError,
@@ -38,6 +39,7 @@ from paintkit import clock as source
 from paintkit._pipeline import Pipeline
 from paintkit.testing import FakeClock, scripted
 from tests.colours import Colour
+from tests.suspensions import at_every_await
 
 MAKERS: dict[str, Callable[[], Any]] = {
     "fallback": lambda: fallback("instead", on=(RejectedError, KeyError)),
@@ -320,6 +322,57 @@ class TestProtection:
         else:
             assert [1, 2] == colour.call(collect)
         assert 0 == permits.metrics().running
+
+
+class TestCancellation:
+    def test_at_every_await(self):
+        """Nothing is left behind: no permit, token, deadline, task, probe or share of the budget."""
+
+        def scenario(interrupted: Any) -> bool:
+            permits, breaker = bulkhead(1, max_wait=9), circuit_breaker(failure_threshold=5)
+            tokens, budget = rate_limit(1, burst=1, max_wait=9), RetryBudget(ratio=1.0, reserve=0)
+            outcomes = iter([OSError, "good", "good", "good"])
+
+            async def body() -> object:
+                await asyncio.sleep(0.25)
+                outcome = next(outcomes)
+                if isinstance(outcome, type):
+                    raise outcome
+                return outcome
+
+            policy = pipeline(
+                fallback("instead", on=RejectedError),
+                deadline(60.0),
+                retry(on=OSError, attempts=3, backoff=backoff.constant(0.5), budget=budget),
+                tokens,
+                permits,
+                hedge(5.0, idempotent=True, on=ValueError),
+                breaker,
+                timeout(5.0),
+            )
+
+            async def main() -> bool:
+                try:
+                    assert "good" == await interrupted(policy.acall(body))
+                except asyncio.CancelledError:
+                    asyncio.current_task().uncancel()
+                    cancelled = True
+                else:
+                    cancelled = False
+                await asyncio.sleep(0)
+                assert {asyncio.current_task()} == asyncio.all_tasks()
+                assert remaining() is None
+                assert (1, 0, 0) == permits.metrics()[:3]
+                assert CircuitState.CLOSED is breaker.state
+                assert budget.balance() in {0.0, 1.0}
+                await asyncio.sleep(2)
+                assert tokens._buckets.only.is_full(source.now())
+                return cancelled
+
+            with FakeClock() as clock:
+                return clock.run(main())
+
+        assert 4 == at_every_await(scenario)
 
 
 class TestRefusals:

@@ -18,6 +18,7 @@ from paintkit import (
     deadline,
     observe,
 )
+from paintkit._runtime import Handover
 from paintkit.policies._bulkhead import Bulkhead
 from paintkit.testing import FakeClock, scripted
 from tests.colours import Colour
@@ -150,6 +151,23 @@ class TestQueue:
         clock.run(main())
         assert [*(f"queued {number}" for number in range(5)), "newcomer"] == served
         assert 5.0 == clock.now()
+
+    def test_a_permit_wakes_one_waiter(self, clock, monkeypatch):
+        """T24: the one that gets it; nobody looks in vain."""
+        policy, woken, give = bulkhead(1, max_wait=600), [], Handover.give
+
+        def noted(place: Handover) -> bool:
+            woken.append(place)
+            return give(place)
+
+        monkeypatch.setattr(Handover, "give", noted)
+
+        async def main() -> None:
+            await asyncio.gather(*(policy.acall(asyncio.sleep, 1) for _ in range(50)))
+
+        clock.run(main())
+        assert 49 == len(woken) == len(set(woken))
+        assert 50.0 == clock.now()
 
     def test_threads_are_served_in_their_order(self, clock):
         """The same across threads."""
