@@ -187,8 +187,8 @@ def test_the_laws_of_put_catch_a_put_without_them(cache, mutant, monkeypatch):
     """A put that is no step of its own, or knows no unit of work, does not pass."""
 
     def at_once(self, call, value, target):
-        judged = call.table.section.keeping.judge(Success(value))
-        self._replace(call, *judged, target, ambient.process.epoch)
+        verdict = call.table.section.keeping.judge(Success(value))
+        self._replace(call, verdict, target, ambient.process.epoch)
 
     def beside_the_loads(self, target):
         entries = list(target.entries(self.level))

@@ -70,6 +70,25 @@ BAD = [
     (lambda: CacheManager().cache_result(jitter=-0.1), ValueError, "jitter"),
     (lambda: CacheManager().cache_result(jitter=True), TypeError, "jitter"),
     (lambda: CacheManager(timeout=None).cache_result(jitter=0.1), ValueError, "jitter"),
+    *(
+        (lambda name=name: CacheManager(timeout=None).cache_result(**{name: 0.5}), ValueError, name)
+        for name in ("early", "stale", "stale_on_error")
+    ),
+    *(
+        (lambda name=name, value=value: CacheManager().cache_result(**{name: value}), kind, name)
+        for name in ("stale", "stale_on_error", "loader_timeout", "soft_timeout")
+        for value, kind in ((-1, ValueError), ("30", TypeError), (True, TypeError), (math.nan, ValueError))
+    ),
+    (lambda: CacheManager().cache_result(early=1.5), ValueError, "early"),
+    (lambda: CacheManager().cache_result(early=True), TypeError, "early"),
+    (lambda: CacheManager().cache_result(loader_timeout=0), ValueError, "loader_timeout"),
+    (lambda: CacheManager().cache_result(soft_timeout=0.2), ValueError, "pass stale_on_error"),
+    (lambda: CacheManager().cache_result(soft_timeout=0.2, stale=9), ValueError, "pass stale_on_error"),
+    (
+        lambda: CacheManager().cache_result(soft_timeout=5, loader_timeout=5, stale_on_error=9),
+        ValueError,
+        "shorter than loader_timeout",
+    ),
     (lambda: CacheManager().cache_result(vary=ContextVar("v")), TypeError, "vary"),
     (lambda: CacheManager().cache_result(vary=("v",)), TypeError, "vary"),
     (lambda: CacheManager().cache_result(ignore="trace"), TypeError, "ignore"),

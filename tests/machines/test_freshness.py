@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paintkit.machines.freshness import Freshness, Life, rounded
+from paintkit.machines.freshness import PAUSE, Freshness, Life, rounded
 
 times = st.floats(1e-3, 1e7)
 chances = st.floats(0.0, 1.0, exclude_max=True)
@@ -16,7 +16,7 @@ Plan = Callable[[float, float, float, float], Life]
 
 def plan(now: float, timeout: float, jitter: float, chance: float) -> Life:
     """Plan a life with the given chance."""
-    return Freshness(jitter=jitter).plan(now, timeout, lambda: chance)
+    return Freshness(jitter=jitter).plan(now, timeout, 0.0, lambda: chance)
 
 
 def check_plan(plan: Plan, now: float, timeout: float, jitter: float, chance: float) -> None:
@@ -47,10 +47,41 @@ def test_the_check_catches_jitter_that_lengthens() -> None:
         check_plan(longer, 0.0, 10.0, 0.5, 0.5)
 
 
+@given(times, times, st.floats(0.0, 1.0), times, chances)
+def test_a_value_is_renewed_in_the_last_part_of_its_time(
+    now: float, timeout: float, early: float, seconds: float, chance: float
+) -> None:
+    """The lead never exceeds its part, and grows with the load and with chance."""
+    plan = Freshness(early=early).plan
+    life = plan(now, timeout, seconds, lambda: chance)
+    assert life.expires - life.due <= early * timeout + 1e-6 * (now + timeout)
+    assert life.due <= life.expires == life.leaves
+    assert plan(now, timeout, 2 * seconds, lambda: chance).due <= life.due
+    assert plan(now, timeout, seconds, lambda: (1.0 + chance) / 2).due <= life.due
+
+
+def test_the_lead_is_that_of_xfetch() -> None:
+    """A load of a second leads by a second on average, as an exponential distribution has it."""
+    draws = [(number + 0.5) / 1_000 for number in range(1_000)]
+    random = iter(draws).__next__
+    leads = [100.0 - Freshness(early=1.0).plan(0.0, 100.0, 1.0, random).due for _ in draws]
+    assert sum(leads) / len(leads) == pytest.approx(1.0, rel=0.01)
+
+
+def test_an_old_value_helps_out_as_long_as_promised() -> None:
+    """Each grace counts from the end of freshness, and the value leaves with the longer one."""
+    freshness = Freshness(stale=5.0, stale_on_error=20.0)
+    life = freshness.plan(0.0, 10.0, 1.0, lambda: 0.5)
+    assert Life(10.0, 10.0, 30.0, 30.0) == life
+    assert [True, False] == [freshness.helps_out(now, life.expires) for now in (14.9, 15.0)]
+    assert [True, False] == [freshness.helps_in_need(now, life.expires) for now in (29.9, 30.0)]
+    assert [12.0 + PAUSE, 30.0] == [freshness.pause(now, life.leaves) for now in (12.0, 29.0)]
+
+
 def test_without_jitter_a_life_is_exact() -> None:
     """No option, no chance: the life ends with the timeout, or never."""
-    assert Life(15.0, 15.0, 15.0, 10.0) == Freshness().plan(5.0, 10.0, lambda: 0.9)
-    assert Life(math.inf, math.inf, math.inf, None) == Freshness(jitter=0.5).plan(5.0, None, lambda: 0.9)
+    assert Life(15.0, 15.0, 15.0, 10.0) == Freshness().plan(5.0, 10.0, 1.0, lambda: 0.9)
+    assert Life(math.inf, math.inf, math.inf, None) == Freshness(jitter=0.5).plan(5.0, None, 1.0, lambda: 0.9)
 
 
 @given(times)

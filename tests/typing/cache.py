@@ -41,9 +41,14 @@ async def stock(sku: str) -> int:
     jitter=0.1,
     cache_errors=(LookupError,),
     error_timeout=timedelta(seconds=5),
+    early=0.1,
+    stale=timedelta(seconds=30),
+    stale_on_error=3600,
+    loader_timeout=5.0,
+    soft_timeout=0.2,
 )
 def varied(paint_id: int, trace: str = "") -> str | None:
-    """Every option about keys and errors."""
+    """Every option."""
     return trace or str(paint_id)
 
 

@@ -7,6 +7,7 @@ generated for the signature. All else is out of line and written once for both c
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from typing import (
     TYPE_CHECKING,
@@ -28,6 +29,7 @@ from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall
+from paintkit.cache.keeping import KeptError
 from paintkit.cache.keys import Identity, freeze, loose_key, single_key, typed_key
 from paintkit.cache.memory import Entry, Section
 from paintkit.cache.values import estimate_total
@@ -35,7 +37,7 @@ from paintkit.cache.values import estimate_total
 if TYPE_CHECKING:
     from contextvars import ContextVar
 
-    from paintkit.cache.keeping import Keeping
+    from paintkit.cache.keeping import Keeping, Verdict
     from paintkit.cache.reports import CacheInfo, Explanation
     from paintkit.cache.store import Store
     from paintkit.typing import AnyCallable
@@ -335,7 +337,9 @@ class Loader:
         if entry is None:
             return None
         answer = entry.answer()  # before the time: an entry that leaves loses first its time, then its value
-        if (entry.due if isinstance(answer, Success) else entry.expires) <= clock.now():
+        # Out of the way of calls a value counts as long as it is fresh, and not until it should be renewed.
+        until = max(entry.due, entry.expires) if not use or isinstance(answer, Failure) else entry.due
+        if until <= clock.now():
             return None
         if ambient.process.dirty_units:
             unit = ambient.unit_of_work.get()
@@ -353,18 +357,14 @@ class Loader:
             self.store.note_miss(call)
             return (await self._load_inside(unit, call, later, runtime)).unwrap()
         while True:
-            mine = Flight(call)
+            mine = Flight(call, self.section.keeping.loader_timeout)
             begun: Outcome[Any] | Flight | None = None
             landing: Landing | None = None
             try:
                 begun = self.store.begin(mine)
-                if isinstance(begun, Success | Failure):
-                    return begun.unwrap()
-                if begun is mine:
-                    await runtime.lead(mine, later, self.store.land)
-                elif begun is None or not await runtime.join(begun):
-                    return (await self._load_alone(call, later, runtime))[0].unwrap()
-                landing = begun.landed()
+                landing = await self._fly(begun, mine, later, runtime)
+                if landing is None:
+                    landing = (await self._load_alone(call, later, runtime)).outcome
                 if not isinstance(landing, Abandoned):
                     return landing.unwrap()
                 if begun is mine:
@@ -375,6 +375,44 @@ class Loader:
                 # The traceback of an error holds this frame, which must not hold the error.
                 del mine, begun, landing
 
+    async def _fly(
+        self,
+        begun: Outcome[Any] | Flight | None,
+        mine: Flight,
+        later: functools.partial[Any],
+        runtime: Runtime,
+    ) -> Landing | None:
+        """Return what a call comes to that began like this; `None` if it has to load alone."""
+        if begun is None:
+            return None
+        if isinstance(begun, Success | Failure):
+            if mine.registered:
+                mine.kept = True
+                runtime.launch(mine, later, self.store)
+            return begun
+        keeping = self.section.keeping
+        if begun is mine and not keeping.apart:
+            await runtime.lead(mine, later, self.store)
+        else:
+            if begun is mine:
+                mine.kept = keeping.soft_timeout is not None
+                runtime.launch(mine, later, self.store)
+            soft = None if mine.fallback is None else keeping.soft_timeout
+            waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
+            if not waited:
+                return None if waited is False else self._help_out(mine)
+        landing = begun.landed()
+        return (
+            self._help_out(mine)
+            if mine.fallback is not None and _is_in_need(landing, own=begun is mine)
+            else landing
+        )
+
+    def _help_out(self, flight: Flight) -> Landing | None:
+        """Return the old value that a call found."""
+        self.store.note_stale(flight.call)
+        return flight.fallback
+
     async def renew(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
@@ -384,12 +422,12 @@ class Loader:
         if unit is not None:
             return (await self._load_inside(unit, call, later, runtime)).unwrap()
         began = ambient.process.epoch
-        outcome, timeout = await self._load_alone(call, later, runtime)
+        verdict = await self._load_alone(call, later, runtime)
         try:
-            self.store.keep(call, outcome, timeout, since=began)
-            return outcome.unwrap()
+            self.store.keep(call, verdict, since=began)
+            return verdict.outcome.unwrap()
         finally:
-            del outcome  # the traceback of an error holds this frame, which must not hold the error
+            del verdict  # the traceback of an error holds this frame, which must not hold the error
 
     def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
         """Store a value that somebody else has made."""
@@ -426,23 +464,22 @@ class Loader:
         self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
     ) -> Outcome[Any]:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
-        outcome, timeout = await self._load_alone(call, later, runtime)
+        verdict = await self._load_alone(call, later, runtime)
         if not unit.wrote and not self.store.is_dirty(call, unit):
-            self.store.keep(call, outcome, timeout, since=unit.began)
-        return outcome
+            self.store.keep(call, verdict, since=unit.began)
+        return verdict.outcome
 
-    async def _load_alone(
-        self, call: Entry, later: Callable[[], Any], runtime: Runtime
-    ) -> tuple[Outcome[Any], float | None]:
-        """Load in the caller's own thread and task, for the caller alone; return for how long it could be kept, too."""
+    async def _load_alone(self, call: Entry, later: Callable[[], Any], runtime: Runtime) -> Verdict:
+        """Load in the caller's own thread and task, for the caller alone."""
         started = clock.now()
         failed = True
         try:
-            outcome, timeout = self.section.keeping.judge(await runtime.call(later))
-            failed = isinstance(outcome, Failure)
+            outcome = await runtime.call(later)
+            verdict = self.section.keeping.judge(outcome, clock.now() - started)
+            failed = isinstance(verdict.outcome, Failure)
         finally:
             self.store.note_load(call, clock.now() - started, failed=failed)
-        return outcome, timeout
+        return verdict
 
     def _labels(self, later: functools.partial[Any], label: str | None) -> tuple[str, ...]:
         tags = self.options.tags
@@ -450,6 +487,13 @@ class Loader:
             args = later.args[1:] if self._method else later.args
             tags = checked_tags(tags(*args, **later.keywords))
         return tags if label is None else (label, *tags)
+
+
+def _is_in_need(landing: Landing, *, own: bool) -> bool:
+    """Whether an old value may help out: the load failed, which is not the same as a failure for an answer."""
+    if isinstance(landing, Abandoned):
+        return own and isinstance(landing.error, Exception)
+    return isinstance(landing, Failure) and not isinstance(landing, KeptError)
 
 
 def checked_tags(tags: object) -> tuple[str, ...]:
@@ -544,6 +588,7 @@ class _Calls:
             invalidated=totals.invalidated,
             evicted=totals.evicted,
             estimated_size=estimate_total(values),
+            stale=totals.stale,
         )
 
 

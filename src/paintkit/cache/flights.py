@@ -11,20 +11,21 @@ import math
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paintkit import _runtime, ambient, clock
 from paintkit._runtime import Failure, Handover, Outcome, Success
-from paintkit.errors import DeadlineExceededError
+from paintkit.errors import CallTimeoutError, DeadlineExceededError
 
 if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
     from paintkit.cache.memory import Entry
+    from paintkit.cache.workers import Workers
 
-__all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Land", "Landing", "Runtime"]
+__all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Home", "Landing", "Runtime"]
 
 
 class Abandoned:
@@ -50,6 +51,7 @@ class Flight:
 
     Args:
         call: What is loaded.
+        seconds: How long that may take.
     """
 
     __slots__ = (
@@ -60,15 +62,29 @@ class Flight:
         "_traceback",
         "_waits_for",
         "call",
+        "closed",
+        "departed",
+        "due",
+        "fallback",
+        "kept",
         "landing",
         "registered",
         "started",
     )
 
-    def __init__(self, call: Entry) -> None:
+    def __init__(self, call: Entry, seconds: float | None = None) -> None:
         self.call = call
-        #: When it began: an instant of the clock.
+        #: When it began, and until when it has to land: instants of the clock.
         self.started = clock.now()
+        self.due = math.inf if seconds is None else self.started + seconds
+        #: An old value, which helps out if no new one comes.
+        self.fallback: Success[Any] | None = None
+        #: Whether somebody else than its leader loads.
+        self.departed = False
+        #: Whether it goes on although nobody waits.
+        self.kept = False
+        #: Whether its cache has taken in how it ended.
+        self.closed = False
         #: How it ended; `None` as long as it is under way.
         self.landing: Landing | None = None
         #: Whether others may join it, or did.
@@ -88,11 +104,11 @@ class Flight:
     @property
     def adrift(self) -> bool:
         """Whether others may wait for it although nobody loads: its leader was interrupted on the way to the load."""
-        return self.registered and self.landing is None and self._task is None
+        return self.registered and self.landing is None and not self.departed
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""
-        self._loop, self._task = loop, task
+        self._loop, self._task, self.departed = loop, task, True
 
     def landed(self) -> Landing:
         """Return how it ended, with the error as it was when it did: each raise adds to a traceback."""
@@ -139,7 +155,7 @@ class Flight:
                     flight._waits_for.remove(self)
             if handover in self._handovers:
                 self._handovers.remove(handover)
-            deserted = self.landing is None and not self._handovers
+            deserted = self.landing is None and not self._handovers and not self.kept
         if deserted and self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the load with it
                 self._loop.call_soon_threadsafe(self._task.cancel)
@@ -175,8 +191,15 @@ def _lineage() -> Iterator[Flight]:
         flight = flight._parent
 
 
-#: Hands the landing of a flight to its cache.
-Land = Callable[[Flight, Landing], object]
+class Home(Protocol):
+    """The cache to which flights belong."""
+
+    workers: Workers
+    tasks: set[asyncio.Task[None]]
+
+    def land(self, flight: Flight, landing: Landing, /) -> None:
+        """Take in how a flight ended."""
+        ...
 
 
 class Runtime(Protocol):
@@ -186,12 +209,16 @@ class Runtime(Protocol):
         """Load here and now, in the caller's own thread and task."""
         ...
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], land: Land, /) -> None:
+    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home, /) -> None:
         """Load on behalf of a flight and land it."""
         ...
 
-    async def join(self, flight: Flight, /) -> bool:
-        """Wait until a flight has landed; False at once if that wait could never end."""
+    def launch(self, flight: Flight, later: Callable[[], Any], home: Home, /) -> None:
+        """Let a flight be loaded and landed apart from the caller."""
+        ...
+
+    async def join(self, flight: Flight, home: Home, patience: float = math.inf, /) -> bool | None:
+        """Wait until a flight has landed: True; False at once if that wait could never end; `None` if patience ends."""
         ...
 
 
@@ -201,23 +228,51 @@ class _Blocking:
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.BLOCKING.attempt(later)
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], land: Land) -> None:
+    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         token = _loading.set(flight)
         try:
             landing: Landing = Success(later())
         except Exception as error:  # noqa: BLE001 - the outcome is the value
             landing = _failed(error)
         except BaseException as error:
-            land(flight, Abandoned(error))
+            home.land(flight, Abandoned(error))
             raise
         finally:
             _loading.reset(token)
-        land(flight, landing)
+        home.land(flight, landing)
         # The traceback of an error holds this frame: were it to hold the error, both would live until the collector comes.
         del flight, landing
 
-    async def join(self, flight: Flight) -> bool:
-        return await _wait(flight, flight.board(), _runtime.BLOCKING)
+    def launch(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
+        context = _context_of(flight)
+        flight.departed = True
+        try:
+            home.workers.run(lambda: context.run(_work, flight, later, home))
+        except RuntimeError as error:  # no thread can be started
+            home.land(flight, Failure(error))
+
+    async def join(self, flight: Flight, home: Home, patience: float = math.inf) -> bool | None:
+        return await _wait(flight, flight.board(), home, patience, _runtime.BLOCKING)
+
+
+def _context_of(flight: Flight) -> Context:
+    """Return the context of a load that is apart from its caller: what bounds it is its own."""
+    context = ambient.detached()
+    if flight.due < math.inf:
+        context.run(ambient.deadline.set, flight.due)
+    return context
+
+
+def _work(flight: Flight, later: Callable[[], Any], home: Home) -> None:
+    _loading.set(flight)
+    try:
+        landing: Landing = Success(later())
+    except Exception as error:  # noqa: BLE001 - the outcome is the value
+        landing = Failure(error)
+    except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+        landing = Abandoned(error)
+    home.land(flight, landing)
+    del flight, landing  # see `_Blocking.lead`
 
 
 def _failed(error: Exception) -> Failure | Abandoned:
@@ -234,48 +289,81 @@ class _Asyncio:
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.ASYNCIO.attempt(later)
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], land: Land) -> None:
+    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
+        handover = flight.board()
+        self.launch(flight, later, home)
+        await _wait(flight, handover, home, math.inf, _runtime.ASYNCIO)
+
+    def launch(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         import asyncio
 
         def settle(task: asyncio.Task[None]) -> None:
+            home.tasks.discard(task)
             if flight.landing is None:
                 error = asyncio.CancelledError() if task.cancelled() else task.exception()
-                land(flight, Abandoned(error or RuntimeError("the load ended without an outcome")))
+                home.land(flight, Abandoned(error or RuntimeError("the load ended without an outcome")))
 
-        handover = flight.board()
         loop = asyncio.get_running_loop()
-        task = loop.create_task(_load(flight, later, land), context=ambient.detached())
+        task = loop.create_task(_load(flight, later, home), context=_context_of(flight))
         flight.depart(loop, task)
+        home.tasks.add(task)
         task.add_done_callback(settle)
-        await _wait(flight, handover, _runtime.ASYNCIO)
 
-    async def join(self, flight: Flight) -> bool:
-        return await _wait(flight, flight.board(), _runtime.ASYNCIO)
+    async def join(self, flight: Flight, home: Home, patience: float = math.inf) -> bool | None:
+        return await _wait(flight, flight.board(), home, patience, _runtime.ASYNCIO)
 
 
-async def _load(flight: Flight, later: Callable[[], Awaitable[Any]], land: Land) -> None:
+async def _load(flight: Flight, later: Callable[[], Awaitable[Any]], home: Home) -> None:
     _loading.set(flight)
     try:
-        landing: Landing = Success(await later())
+        landing: Landing = Success(await (later() if flight.due == math.inf else _in_time(flight, later)))
     except Exception as error:  # noqa: BLE001 - the outcome is the value
         landing = Failure(error)
-    land(flight, landing)
+    home.land(flight, landing)
     del flight, landing  # see `_Blocking.lead`
 
 
-async def _wait(flight: Flight, handover: Handover | None, runtime: _runtime.Runtime) -> bool:
-    """Wait for the landing, but no longer than the ambient deadline allows."""
+async def _in_time(flight: Flight, later: Callable[[], Awaitable[Any]]) -> Any:
+    import asyncio
+
+    limit = asyncio.timeout(flight.due - clock.now())
+    try:
+        async with limit:
+            return await later()
+    except TimeoutError as error:
+        if limit.expired():
+            raise _too_long(flight) from error
+        raise
+
+
+def _too_long(flight: Flight) -> CallTimeoutError:
+    return CallTimeoutError(
+        f"the load of {flight.call.table.section.name} took longer than loader_timeout allows"
+    )
+
+
+async def _wait(
+    flight: Flight, handover: Handover | None, home: Home, patience: float, runtime: _runtime.Runtime
+) -> bool | None:
+    """Wait for the landing, but no longer than the ambient deadline, the flight's own time and patience allow."""
     if handover is None:
         return False
     try:
-        left = ambient.remaining()
-        if not await runtime.receive(handover, math.inf if left is None else left):
+        now = clock.now()
+        deadline = ambient.deadline.get()
+        until = min(math.inf if deadline is None else deadline, flight.due, now + patience)
+        if await runtime.receive(handover, until - now):
+            return True
+        if until == flight.due:
+            home.land(flight, Failure(_too_long(flight)))
+            return True
+        if until == deadline:
             raise DeadlineExceededError(
                 f"the deadline was over before somebody else's load of {flight.call.table.section.name} was"
             )
     finally:
         flight.leave(handover)
-    return True
+    return None
 
 
 BLOCKING: Runtime = _Blocking()

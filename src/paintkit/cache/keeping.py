@@ -15,20 +15,34 @@ from paintkit.machines.freshness import Freshness, Life, rounded
 if TYPE_CHECKING:
     from paintkit.typing import Predicate
 
-__all__ = ["Keeping", "KeptError"]
+__all__ = ["Keeping", "KeptError", "Verdict"]
 
 
-class KeptError:
-    """Stands in the place of a value: the answer is that there is none."""
+class KeptError(Failure):
+    """An error that is an answer; it stands in the place of a value."""
 
-    __slots__ = ("error",)
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+    __slots__ = ()
 
     def failure(self) -> Failure:
         """Return the error to raise, without the traces of those to whom it was raised before."""
         return Failure(self.error.with_traceback(None))
+
+
+class Verdict:
+    """What becomes of an outcome.
+
+    Attributes:
+        outcome: What callers get.
+        timeout: For how many seconds it is kept: 0 if not, `None` if for ever.
+        seconds: How long it took to come.
+    """
+
+    __slots__ = ("outcome", "seconds", "timeout")
+
+    def __init__(self, outcome: Outcome[Any], timeout: float | None, seconds: float) -> None:
+        self.outcome = outcome
+        self.timeout = timeout
+        self.seconds = seconds
 
 
 class Keeping(Record):
@@ -39,42 +53,52 @@ class Keeping(Record):
         freshness: What follows from it.
         errors: Which errors are kept, as answers.
         error_timeout: For how many seconds.
+        loader_timeout: For how many seconds a load may take, or `None`.
+        soft_timeout: For how many seconds a caller waits for a load if there is an old value, or `None`.
     """
 
     timeout: float | Callable[[Any], Any] | None
     freshness: Freshness
     errors: Predicate | None
     error_timeout: float
+    loader_timeout: float | None = None
+    soft_timeout: float | None = None
 
-    def judge(self, outcome: Outcome[Any]) -> tuple[Outcome[Any], float | None]:
-        """Return an outcome as callers get it, and for how many seconds it is kept: 0 if not, `None` if for ever.
+    @property
+    def apart(self) -> bool:
+        """Whether even a blocking first caller waits for a load that somebody else makes."""
+        return self.loader_timeout is not None or self.soft_timeout is not None
+
+    def judge(self, outcome: Outcome[Any], seconds: float = 0.0) -> Verdict:
+        """Return what becomes of an outcome that took so many seconds.
 
         What the user's own functions raise in here, and a value that must not be cached, is a failed load.
         """
         try:
             if isinstance(outcome, Success):
                 refuse_unfit(outcome.value)
-                timeout = self._timeout_of(outcome.value)
-            else:
-                timeout = self.error_timeout if self.keeps(outcome.error) else 0.0
+                return Verdict(outcome, self._timeout_of(outcome.value), seconds)
+            if self.keeps(outcome.error):
+                return Verdict(KeptError(outcome.error), self.error_timeout, seconds)
         except Exception as error:  # noqa: BLE001 - the outcome is the value
-            return Failure(error), 0.0
-        return outcome, timeout
+            outcome = Failure(error)
+        return Verdict(outcome, 0.0, seconds)
 
     def keeps(self, error: Exception) -> bool:
         """Whether an error is an answer."""
         return self.errors is not None and bool(_arguments.settled("cache_errors", self.errors(error)))
 
-    def life_of(self, outcome: Outcome[Any], now: float, timeout: float | None) -> tuple[Any, Life]:
+    def life_of(self, verdict: Verdict, now: float) -> tuple[Any, Life]:
         """Return what to put in the place of a value, and how long it lives there."""
+        outcome, timeout = verdict.outcome, verdict.timeout
         if isinstance(outcome, Success):
-            life = self.freshness.plan(now, timeout, backoff.shared_rng().random)
+            life = self.freshness.plan(now, timeout, verdict.seconds, backoff.shared_rng().random)
             return outcome.value, life if not callable(self.timeout) or life.span is None else life._replace(
                 span=rounded(life.span)
             )
         expires = now + (math.inf if timeout is None else timeout)
         # It is never due, so that no wrapper returns it for a value.
-        return KeptError(outcome.error), Life(-math.inf, expires, expires, timeout)
+        return outcome, Life(-math.inf, expires, expires, timeout)
 
     def _timeout_of(self, value: object) -> float | None:
         if not callable(self.timeout):

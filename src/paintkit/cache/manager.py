@@ -110,6 +110,11 @@ class CacheManager:
         jitter: float = 0.0,
         cache_errors: ErrorMatch | None = None,
         error_timeout: Seconds = 10.0,
+        early: float = 0.0,
+        stale: Seconds = 0.0,
+        stale_on_error: Seconds = 0.0,
+        loader_timeout: Seconds | None = None,
+        soft_timeout: Seconds | None = None,
     ) -> Caching: ...
     @overload
     def cache_result(
@@ -123,6 +128,11 @@ class CacheManager:
         jitter: float = 0.0,
         cache_errors: ErrorMatch | None = None,
         error_timeout: Seconds = 10.0,
+        early: float = 0.0,
+        stale: Seconds = 0.0,
+        stale_on_error: Seconds = 0.0,
+        loader_timeout: Seconds | None = None,
+        soft_timeout: Seconds | None = None,
     ) -> Caching: ...
 
     def cache_result(  # type: ignore[misc]  # it tells a timeout in the first place from what it is to decorate
@@ -138,6 +148,11 @@ class CacheManager:
         jitter: float = 0.0,
         cache_errors: ErrorMatch | None = None,
         error_timeout: Seconds = 10.0,
+        early: float = 0.0,
+        stale: Seconds = 0.0,
+        stale_on_error: Seconds = 0.0,
+        loader_timeout: Seconds | None = None,
+        soft_timeout: Seconds | None = None,
     ) -> Any:
         """Decorate a function or method, `def` or `async def`: its results are kept and served again.
 
@@ -165,6 +180,17 @@ class CacheManager:
                 go together.
             cache_errors: Errors that are answers, and kept as such: types or a predicate; `None`: no error is kept.
             error_timeout: How long such an error lives, in seconds (> 0) or a `timedelta`.
+            early: In the last part of its time to live (0 to 1) a value may be renewed in the background, the earlier the
+                longer its load took; calls are answered with it meanwhile.
+            stale: For how many seconds afterwards (>= 0) calls are answered with it while one load in the background
+                renews it.
+            stale_on_error: For how many seconds afterwards (>= 0) calls are answered with it if a load fails. After a failure
+                the next try waits for 5 seconds.
+            loader_timeout: For how many seconds (> 0) a load may take; `None`: for ever. A blocking load then runs in a
+                thread of the manager's, of which there are 8 at most; one that takes too long is not interrupted, but
+                nobody waits for it any more.
+            soft_timeout: For how many seconds (> 0) a call waits for a load before it is answered with a value that would
+                help out after an error, too; the load goes on in the background.
 
         Returns:
             A function with the same signature.
@@ -180,8 +206,6 @@ class CacheManager:
                 key_func = timeout
             timeout = fn
         chosen = self._timeout if timeout is _ABSENT else _time_to_live(timeout)
-        if jitter and chosen is None:
-            raise ValueError("jitter has no effect on values that never expire: pass a timeout")
         if key_func is not None:
             _arguments.callback("key_func", key_func)
         options = Options(
@@ -189,11 +213,20 @@ class CacheManager:
             ignore=_ignored(ignore, key_func),
             vary=_variables(vary),
             tags=_tags(tags),
-            keeping=Keeping(
-                timeout=chosen,
-                freshness=Freshness(jitter=_arguments.ratio("jitter", jitter, zero=True)),
-                errors=None if cache_errors is None else _arguments.errors("cache_errors", cache_errors),
-                error_timeout=_arguments.seconds("error_timeout", error_timeout, most=math.inf),
+            keeping=_coherent(
+                Keeping(
+                    timeout=chosen,
+                    freshness=Freshness(
+                        jitter=_arguments.ratio("jitter", jitter, zero=True),
+                        early=_arguments.ratio("early", early, zero=True),
+                        stale=_arguments.seconds("stale", stale, zero=True),
+                        stale_on_error=_arguments.seconds("stale_on_error", stale_on_error, zero=True),
+                    ),
+                    errors=None if cache_errors is None else _arguments.errors("cache_errors", cache_errors),
+                    error_timeout=_arguments.seconds("error_timeout", error_timeout, most=math.inf),
+                    loader_timeout=_limit("loader_timeout", loader_timeout),
+                    soft_timeout=_limit("soft_timeout", soft_timeout),
+                )
             ),
         )
         if bare:
@@ -289,6 +322,7 @@ class CacheManager:
             "hit_rate": totals.hits / lookups if lookups else 0.0,
             "hits": totals.hits,
             "misses": totals.misses,
+            "stale": totals.stale,
             "expired": totals.expired,
             "invalidated": totals.invalidated,
             "evicted": totals.evicted,
@@ -323,6 +357,26 @@ def _time_to_live(value: Any) -> float | Callable[[Any], Any] | None:
         chosen: Callable[[Any], Any] = value
         return _arguments.callback("timeout", chosen)
     return None if value is None else _arguments.seconds("timeout", value, most=math.inf)
+
+
+def _limit(name: str, value: Any) -> float | None:
+    return None if value is None else _arguments.seconds(name, value)
+
+
+def _coherent(keeping: Keeping) -> Keeping:
+    """Refuse options that would have no effect."""
+    freshness = keeping.freshness
+    for name in ("jitter", "early", "stale", "stale_on_error"):
+        if getattr(freshness, name) and keeping.timeout is None:
+            raise ValueError(f"{name} has no effect on values that never expire: pass a timeout")
+    soft_timeout, loader_timeout = keeping.soft_timeout, keeping.loader_timeout
+    if soft_timeout is not None and not keeping.freshness.stale_on_error:
+        raise ValueError("soft_timeout needs an old value to answer with: pass stale_on_error, too")
+    if soft_timeout is not None and loader_timeout is not None and soft_timeout >= loader_timeout:
+        raise ValueError(
+            f"soft_timeout ({soft_timeout:g}) has no effect unless it is shorter than loader_timeout ({loader_timeout:g})"
+        )
+    return keeping
 
 
 def _ignored(ignore: Any, key_func: object) -> frozenset[str]:

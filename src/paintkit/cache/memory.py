@@ -41,6 +41,7 @@ class Counters:
         "load_time",
         "loads",
         "misses",
+        "stale",
     )
 
     def __init__(self) -> None:
@@ -48,6 +49,8 @@ class Counters:
         self.hits = 0
         #: Calls that found no fresh value.
         self.misses = 0
+        #: Calls answered with a value whose time was over.
+        self.stale = 0
         #: Misses of values whose time was over.
         self.expired = 0
         #: Misses of values that had been invalidated.

@@ -24,6 +24,7 @@ class CacheStats(TypedDict):
         hit_rate: Hits by look-ups, from 0 to 1; 0.0 before the first look-up.
         hits: Calls answered from memory.
         misses: Calls that found no fresh value.
+        stale: Calls answered with a value whose time was over.
         expired: Misses because the time of the value was over.
         invalidated: Misses because the value had been invalidated.
         evicted: Misses because the value had made room.
@@ -42,6 +43,7 @@ class CacheStats(TypedDict):
     hit_rate: float
     hits: int
     misses: int
+    stale: int
     expired: int
     invalidated: int
     evicted: int
@@ -70,6 +72,7 @@ class CacheInfo(NamedTuple):
         evicted: Misses because the value had made room. The other misses are calls that were never made before, or so
             long ago that nobody remembers.
         estimated_size: About how many bytes the values take.
+        stale: Calls answered with a value whose time was over.
     """
 
     hits: int
@@ -83,6 +86,7 @@ class CacheInfo(NamedTuple):
     invalidated: int
     evicted: int
     estimated_size: int
+    stale: int
 
 
 class Explanation(NamedTuple):

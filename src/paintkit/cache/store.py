@@ -21,10 +21,14 @@ from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Outcome, Success
 from paintkit.cache.flights import Abandoned
 from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
+from paintkit.cache.keeping import KeptError, Verdict
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, Table
+from paintkit.cache.workers import Workers
 
 if TYPE_CHECKING:
+    import asyncio
+
     from paintkit.cache.flights import Flight, Landing
 
 __all__ = ["Store"]
@@ -47,6 +51,10 @@ class Store:
         self.invalidations = 0
         self._flights: dict[tuple[Table, Hashable], Flight] = {}
         self._ledger = Ledger()
+        #: Who makes the loads for which no caller's thread is there.
+        self.workers = Workers(name, self.lock)
+        #: The loads that are tasks: event loops hold them weakly.
+        self.tasks: set[asyncio.Task[None]] = set()
         self._sections: dict[Section, weakref.ref[Any]] = {}
         self._former = Counters()  # of functions that are gone
         # What died and has to go, and what was put off. Callbacks of weak references append, and cannot wait for the lock.
@@ -79,7 +87,9 @@ class Store:
     # --- Loads ---
 
     def begin(self, flight: Flight) -> Outcome[Any] | Flight | None:
-        """Return the answer that came in the meantime, else the flight that loads it: one to join, or this one to lead.
+        """Return the answer that is there, else the flight that loads it: one to join, or this one to lead.
+
+        An answer that ought to be renewed comes with this flight registered: it is to be launched.
 
         Return `None` in the midst of another step: then the caller loads alone.
         """
@@ -94,19 +104,58 @@ class Store:
 
     def _find(self, flight: Flight) -> Outcome[Any] | Flight:
         call = flight.call
+        now = flight.started
         entry = call.table.get(call.key)
-        if entry is not None and clock.now() < entry.expires:
+        other = self._flights.get((call.table, call.key))
+        if other is not None and (other.stranded or other.due <= now):
+            self._give_up(other, now)
+            other = None
+        if entry is not None and self._may_serve(entry, flight, other, now):
             entry.hits += 1
             return entry.answer()
         counters = call.table.section.counters
         counters.count_miss(self.level.cause_of(call) if entry is None else "expired")
-        other = self._flights.get((call.table, call.key))
-        if other is not None and not other.stranded:
+        if other is not None:
             counters.joined += 1
             return other
-        flight.registered = True
-        self._flights[call.table, call.key] = flight
+        self._register(flight)
         return flight
+
+    def _may_serve(self, entry: Entry, flight: Flight, other: Flight | None, now: float) -> bool:
+        """Whether a call is answered with what is there; if that should be renewed and nobody is at it, register."""
+        section = entry.table.section
+        if now < entry.due or isinstance(entry.value, KeptError):
+            return now < max(entry.due, entry.expires)
+        if section.keeping.freshness.helps_in_need(now, entry.expires):
+            flight.fallback = Success(entry.value)
+        if now < entry.expires:
+            entry.due = entry.expires  # one early try is enough
+        elif section.keeping.freshness.helps_out(now, entry.expires):
+            section.counters.stale += 1
+        else:
+            return False
+        if other is None:
+            self._register(flight)
+        return True
+
+    def _register(self, flight: Flight) -> None:
+        flight.registered = True
+        self._flights[flight.call.table, flight.call.key] = flight
+
+    def _give_up(self, flight: Flight, now: float) -> None:
+        """Let go of a flight that cannot land any more, or not in time."""
+        del self._flights[flight.call.table, flight.call.key]
+        if flight.landing is None and not flight.closed and flight.due <= now:
+            flight.closed = True
+            flight.call.table.section.counters.count_load(now - flight.started, failed=True)
+            former = flight.call.table.get(flight.call.key)
+            if former is not None and former.due <= now < former.leaves:
+                former.due = flight.call.table.section.keeping.freshness.pause(now, former.leaves)
+
+    def note_stale(self, call: Entry) -> None:
+        """Count a call that was answered with an old value because no new one came."""
+        with self.lock:
+            call.table.section.counters.stale += 1
 
     def note_miss(self, call: Entry) -> None:
         """Count a miss that takes no flight."""
@@ -125,19 +174,23 @@ class Store:
         """Take in what a flight brings, unless an invalidation took it out of the registry; then tell who waits for it."""
         now = clock.now()
         call = flight.call
-        timeout: float | None = 0.0
+        verdict = None
         if not isinstance(landing, Abandoned):
-            landing, timeout = call.table.section.keeping.judge(landing)
+            verdict = call.table.section.keeping.judge(landing, now - flight.started)
+            landing = verdict.outcome
         evicted: list[Entry] = []
         try:
             with self.lock:
+                if flight.closed:
+                    return  # it took too long, and nobody waits for it any more
+                flight.closed = True
                 call.table.section.counters.count_load(
                     now - flight.started, failed=isinstance(landing, Failure)
                 )
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
-                    if not isinstance(landing, Abandoned):
-                        evicted = self._take_in(call, landing, timeout, now)
+                    if verdict is not None:
+                        evicted = self._take_in(call, verdict, now)
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
@@ -148,18 +201,22 @@ class Store:
                 "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
             )
 
-    def _take_in(self, call: Entry, outcome: Outcome[Any], timeout: float | None, now: float) -> list[Entry]:
+    def _take_in(self, call: Entry, verdict: Verdict, now: float) -> list[Entry]:
         """Store an outcome for its time, and return what was evicted for it."""
-        if timeout != 0.0:
-            value, life = call.table.section.keeping.life_of(outcome, now, timeout)
+        keeping = call.table.section.keeping
+        if verdict.timeout != 0.0:
+            value, life = keeping.life_of(verdict, now)
             call.fill(value, now, life)
             return self.level.add(call, now, life.span)
         former = call.table.get(call.key)
-        if former is not None and isinstance(outcome, Success):
-            self.level.remove(former, "expired")  # there is a newer value, which is not for keeping
+        if former is not None:
+            if isinstance(verdict.outcome, Success):
+                self.level.remove(former, "expired")  # there is a newer value, which is not for keeping
+            elif former.due <= now < former.leaves:
+                former.due = keeping.freshness.pause(now, former.leaves)
         return []
 
-    def keep(self, call: Entry, outcome: Outcome[Any], timeout: float | None, since: int) -> None:
+    def keep(self, call: Entry, verdict: Verdict, since: int) -> None:
         """Store what was read from a snapshot of epoch `since`, unless what it says may be out of date."""
         if self._in_a_step():
             return
@@ -169,7 +226,7 @@ class Store:
             if not self._ledger.noted_since(since, marks_of(call)):
                 # A load that is under way may have read less than this one did: it must not replace this value.
                 self._flights.pop((call.table, call.key), None)
-                evicted = self._take_in(call, outcome, timeout, now)
+                evicted = self._take_in(call, verdict, now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
 
@@ -179,19 +236,17 @@ class Store:
         Raises:
             TypeError: The value must not be cached.
         """
-        outcome, timeout = call.table.section.keeping.judge(Success(value))
-        outcome.unwrap()
+        verdict = call.table.section.keeping.judge(Success(value))
+        verdict.outcome.unwrap()
         unit = ambient.unit_of_work.get()
-        replace = functools.partial(self._replace, call, outcome, timeout, target, ambient.process.epoch)
+        replace = functools.partial(self._replace, call, verdict, target, ambient.process.epoch)
         if unit is None:
             replace()
         else:
             unit.mark_dirty(((self, target.mark),))
             unit.defer(replace)
 
-    def _replace(
-        self, call: Entry, outcome: Outcome[Any], timeout: float | None, target: Target, since: int
-    ) -> None:
+    def _replace(self, call: Entry, verdict: Verdict, target: Target, since: int) -> None:
         """Invalidate a call and store a value of epoch `since` for it, unless that may be out of date already."""
         if self._in_a_step():
             self._put_off.append(target)
@@ -202,7 +257,7 @@ class Store:
             outdated = self._ledger.noted_since(since, marks_of(call))
             self._forget(target)
             if not outdated:
-                evicted = self._take_in(call, outcome, timeout, now)
+                evicted = self._take_in(call, verdict, now)
             _waste = self.level.take_waste()
         self._afterwards(evicted)
 
@@ -335,6 +390,7 @@ class Store:
     def forget_flights(self) -> None:
         """Forget all flights, in a forked child: their threads are not there. The lock is held."""
         self._flights.clear()
+        self.workers.forget()
 
 
 _forking = threading.Lock()  # guards _stores and _held

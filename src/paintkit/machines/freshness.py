@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from paintkit._record import Record
 
-__all__ = ["Freshness", "Life"]
+__all__ = ["PAUSE", "Freshness", "Life", "rounded"]
+
+#: Seconds between two tries to renew a value that helps out.
+PAUSE = 5.0
 
 #: Lives of any length are booked under so many lengths for each doubling.
 _STEPS = 4
@@ -39,25 +42,52 @@ class Freshness(Record):
 
     Attributes:
         jitter: The part of a timeout that chance may take off (0 to 1).
+        early: In the last part of its time (0 to 1) a value may be renewed before it expires.
+        stale: Seconds for which it is still served afterwards, while it is renewed.
+        stale_on_error: Seconds for which it is still served afterwards if it cannot be renewed.
     """
 
     jitter: float = 0.0
+    early: float = 0.0
+    stale: float = 0.0
+    stale_on_error: float = 0.0
 
-    def plan(self, now: float, timeout: float | None, draw: Callable[[], float]) -> Life:
+    def plan(self, now: float, timeout: float | None, seconds: float, draw: Callable[[], float]) -> Life:
         """Return the life of a value that came now.
 
         Args:
             now: An instant.
             timeout: Seconds for which it is fresh (> 0), or `None`: for ever.
+            seconds: How long it took to load.
             draw: Returns a random number in [0, 1).
         """
         if timeout is None:
             return Life(math.inf, math.inf, math.inf, None)
-        span = timeout
+        grace = max(self.stale, self.stale_on_error)
+        span = timeout + grace
         if self.jitter:
             timeout *= 1.0 - self.jitter * draw()
         expires = now + timeout
-        return Life(expires, expires, expires, span)
+        return Life(expires - self._lead(timeout, seconds, draw), expires, expires + grace, span)
+
+    def _lead(self, timeout: float, seconds: float, draw: Callable[[], float]) -> float:
+        """Return how long before its end a value is renewed, by XFetch: the longer the load, the earlier.
+
+        After Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
+        """
+        return min(self.early * timeout, -seconds * math.log(1.0 - draw())) if self.early else 0.0
+
+    def helps_out(self, now: float, expires: float) -> bool:
+        """Whether a value that expired may be served while it is renewed."""
+        return now < expires + self.stale
+
+    def helps_in_need(self, now: float, expires: float) -> bool:
+        """Whether a value that expired may be served because it cannot be renewed."""
+        return now < expires + self.stale_on_error
+
+    def pause(self, now: float, leaves: float) -> float:
+        """Return until when a value that could not be renewed is served without another try."""
+        return min(now + PAUSE, leaves)
 
 
 def rounded(seconds: float) -> float:
