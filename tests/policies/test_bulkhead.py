@@ -268,6 +268,7 @@ class TestQueue:
             colour.protect(policy, colour.script())
 
         assert 2.0 == clock.now()
+        assert 1 == policy.metrics().rejected
         assert is_whole(policy)
 
     def test_a_waiter_whose_loop_was_closed_is_passed_over(self, clock):

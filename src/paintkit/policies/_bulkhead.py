@@ -142,7 +142,7 @@ class Bulkhead(Policy):
         """
         place = Handover()
         if not self._join(place):
-            return self._take() or self._refuse()
+            return self._take() or self._refuse(self._full())
         left = ambient.remaining()
         patience = self._max_wait if left is None else min(self._max_wait, left)
         try:
@@ -152,9 +152,11 @@ class Bulkhead(Policy):
             raise
         if received or not self._withdraw(place):
             return True
-        if patience < self._max_wait and not self._shadow:
-            raise DeadlineExceededError(f"{self.name!r} had no permit free before the deadline")
-        return self._refuse()
+        if patience < self._max_wait:
+            return self._refuse(
+                DeadlineExceededError(f"{self.name!r} had no permit free before the deadline")
+            )
+        return self._refuse(self._full())
 
     def _join(self, place: Handover) -> bool:
         """Join the queue if there is one, and pass on what became free meanwhile: to us, if nobody is before us."""
@@ -198,14 +200,17 @@ class Bulkhead(Policy):
             if not place.give():
                 self._permits.free.append(None)
 
-    def _refuse(self) -> bool:
+    def _full(self) -> BulkheadFullError:
+        return BulkheadFullError(self.name, None, f"{self._permits.limit} calls run")
+
+    def _refuse(self, error: Exception) -> bool:
         with self._lock:
             self._rejected += 1
         kind = "bulkhead.would_reject" if self._shadow else "bulkhead.rejected"
         observations.emit(kind, self.name, limit=self._permits.limit)
         if self._shadow:
             return False
-        raise BulkheadFullError(self.name, None, f"{self._permits.limit} calls run")
+        raise error
 
 
 class Hold:
