@@ -150,13 +150,13 @@ class TestCircuitBreakers:
 class TestRegistry:
     @pytest.mark.parametrize("kind", ["with_retry", "circuit_breaker"])
     def test_one_name_with_other_options_is_an_error(self, recovery, kind):
-        """At decoration; it names the policy. The same options are fine, in whatever form."""
+        """At decoration; it names the policy and what differs. The same options are fine, in whatever form."""
         option = {"with_retry": "backoff_base", "circuit_breaker": "recovery_timeout"}[kind]
         make = getattr(recovery, kind)
         make(**{option: 5}, name="supplier")(scripted())
 
         make(**{option: timedelta(seconds=5)}, name="supplier")(scripted())
-        with pytest.raises(ValueError, match="supplier"):
+        with pytest.raises(ValueError, match=rf"'supplier' exists with {option}=5.0, not {option}=6.0; use"):
             make(**{option: 6}, name="supplier")(scripted())
 
     def test_both_kinds_may_bear_one_name(self, recovery):

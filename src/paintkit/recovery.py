@@ -93,7 +93,8 @@ class ErrorRecoveryManager:
         def make(label: str) -> Retry:
             return retry(on=exceptions, attempts=attempts, backoff=schedule, name=label)
 
-        return self._retries.decorator(name, (attempts, schedule, exceptions), make)
+        options = {"max_retries": max_retries, "backoff_base": base, "exceptions": exceptions}
+        return self._retries.decorator(name, options, make)
 
     def circuit_breaker(
         self,
@@ -132,7 +133,7 @@ class ErrorRecoveryManager:
         def make(label: str) -> CircuitBreaker:
             return circuit_breaker(label, **options)
 
-        return self._breakers.decorator(name, tuple(options.values()), make)
+        return self._breakers.decorator(name, options, make)
 
     def add(self, policy: AnyPolicy) -> AnyPolicy:
         """Keep another named policy (a bulkhead, a rate limit, …) with the rest, for pages and the command line.
@@ -187,12 +188,14 @@ class _Registry(Generic[PolicyT]):
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._options: dict[str, object] = {}
+        self._options: dict[str, Mapping[str, object]] = {}
         self._policies: dict[str, PolicyT] = {}
         self._lock = threading.Lock()  # guards both
         self.policies: Mapping[str, PolicyT] = MappingProxyType(self._policies)
 
-    def decorator(self, name: str | None, options: object, make: Callable[[str], PolicyT]) -> Decorator:
+    def decorator(
+        self, name: str | None, options: Mapping[str, object], make: Callable[[str], PolicyT]
+    ) -> Decorator:
         """Return a decorator whose policy is found, or made, when the name is known: now, or from the function."""
         if name is not None:
             return self._policy(_arguments.label("name", name), options, make)
@@ -202,15 +205,17 @@ class _Registry(Generic[PolicyT]):
 
         return decorate
 
-    def _policy(self, name: str, options: object, make: Callable[[str], PolicyT]) -> PolicyT:
+    def _policy(self, name: str, options: Mapping[str, object], make: Callable[[str], PolicyT]) -> PolicyT:
         with self._lock:
             if name not in self._policies:
                 self._check_room()
                 self._policies[name], self._options[name] = make(name), options
-            elif self._options[name] != options:
+            elif (known := self._options[name]) != options:
+                other = [option for option in options if known[option] != options[option]]
+                has = ", ".join(f"{option}={known[option]!r}" for option in other)
+                asked = ", ".join(f"{option}={options[option]!r}" for option in other)
                 raise ValueError(
-                    f"the {self._kind} {name!r} exists with other options: {self._options[name]!r}, not {options!r};"
-                    " use the same options or another name"
+                    f"the {self._kind} {name!r} exists with {has}, not {asked}; use the same options or another name"
                 )
             return self._policies[name]
 
