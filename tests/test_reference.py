@@ -21,7 +21,7 @@ from paintkit import (
     retry,
     timeout,
 )
-from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, query_guard
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -37,7 +37,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("hedge.md", [hedge]),
     ("retry-budget.md", [RetryBudget]),
     ("cache.md", [CacheManager, CacheManager.cache_result]),
-    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work]),
+    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, query_guard]),
 ]
 
 

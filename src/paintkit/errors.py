@@ -12,7 +12,7 @@ PaintkitError
 ├── NoUnitOfWorkError                (RuntimeError) a session was asked for outside a unit of work
 ├── UnexpectedRollbackError          a joined unit of work failed and its failure was swallowed
 ├── CommitOutcomeUnknownError        the connection was lost during COMMIT
-├── QueryGuardError                  more statements ran than a guard allows
+├── QueryGuardError                  more statements ran than a guard allows, or one for each row
 ├── BatcherClosedError               (RuntimeError) a request came after `close()`
 ├── BatchReplyError                  a batch function broke its contract
 ├── UnknownComponentError            (LookupError) no component has that name
@@ -120,17 +120,22 @@ class CommitOutcomeUnknownError(PaintkitError):
 
 
 class QueryGuardError(PaintkitError):
-    """More statements ran than a query guard allows.
+    """More statements ran than a query guard allows, or one for each row.
 
     Args:
         message: How many ran, how many are allowed, and which.
-        statements: What ran, in order; each has `sql` and `site`.
+        statements: What ran, in order; each has `sql`, `site` and `kind`.
+        repetitions: What ran once for each row; each has `kind`, `sql`, `site`, `times` and `fix`.
     """
 
-    def __init__(self, message: str, statements: tuple[object, ...] = ()) -> None:
-        super().__init__(message, statements)
+    def __init__(
+        self, message: str, statements: tuple[object, ...] = (), repetitions: tuple[object, ...] = ()
+    ) -> None:
+        super().__init__(message, statements, repetitions)
         #: What ran, in order.
         self.statements = statements
+        #: What ran once for each row.
+        self.repetitions = repetitions
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -48,7 +48,7 @@ def house(url: str) -> House:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what asks for a house over every kind of database, unless it names its kinds itself."""
+    """Run what asks for a house over every kind of database, unless it, or its module, names its kinds."""
     marked = metafunc.definition.get_closest_marker("parametrize")
     if "house" in metafunc.fixturenames and not (marked and "url" in marked.args[0]):
-        metafunc.parametrize("url", KINDS, indirect=True)
+        metafunc.parametrize("url", getattr(metafunc.module, "KINDS", KINDS), indirect=True)

@@ -3,6 +3,7 @@
 import threading
 from pathlib import Path
 
+import jinja2
 import pytest
 from sqlalchemy import Engine, event, select, text
 
@@ -123,6 +124,60 @@ def test_other_threads_are_not_counted(house: House) -> None:
             thread.join()
 
     house.run(scenario)
+
+
+def test_thresholds_can_be_moved_and_taken_away(house: House) -> None:
+    """What is found depends on the thresholds; without one nothing is looked for, and `verify` tells at any time."""
+
+    async def scenario() -> None:
+        with query_guard(repeat_threshold=4) as guard:
+            async with house.unit():
+                for _ in range(3):
+                    await house.execute(text("SELECT 1"))
+                guard.verify()
+            assert [] == guard.repetitions
+        with pytest.raises(QueryGuardError, match="3 × repeated select"), query_guard(repeat_threshold=3):
+            async with house.unit():
+                for _ in range(3):
+                    await house.execute(text("SELECT 1"))
+        with query_guard(repeat_threshold=None):
+            async with house.unit():
+                for _ in range(10):
+                    await house.execute(text("SELECT 1"))
+
+    house.run(scenario)
+
+
+def test_a_long_list_is_cut() -> None:
+    """A message shows fifty statements at most; the error holds all."""
+    db = DatabaseConnectionManager("sqlite://")
+    caught = pytest.raises(QueryGuardError, match="and 10 more")
+    with caught as error, query_guard(max_queries=0), db.unit_of_work() as session:
+        for number in range(60):
+            session.execute(text(f"SELECT {number}"))
+    assert 60 == len(error.value.statements)
+    assert 51 >= str(error.value).count("queries.py")
+    db.close()
+
+
+def test_templates_are_told_by_their_own_lines(tmp_path: Path) -> None:
+    """What a template causes is told with the line of the template, not with one of its engine."""
+    (tmp_path / "page.html").write_text("one\n{% if true %}\n{{ query | ask }}{% endif %}", encoding="utf-8")
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(tmp_path), autoescape=True)
+    db = DatabaseConnectionManager("sqlite://")
+    with db.unit_of_work() as session, query_guard() as guard:
+        environment.filters["ask"] = session.scalar
+        assert "one\n\n1" == environment.get_template("page.html").render(query=text("SELECT 1"))
+    assert f"{tmp_path / 'page.html'}:3" == guard.statements[0].site
+    db.close()
+
+
+@pytest.mark.parametrize(("value", "error"), [(1, ValueError), (2.0, TypeError), (True, TypeError)])
+@pytest.mark.parametrize("name", ["lazy_threshold", "repeat_threshold"])
+def test_bad_thresholds(name: str, value: object, error: type[Exception]) -> None:
+    """A wrong threshold raises at construction, naming itself."""
+    with pytest.raises(error, match=name):
+        query_guard(**{name: value})
 
 
 @pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])

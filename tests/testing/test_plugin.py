@@ -71,6 +71,40 @@ def test_query_guard_fixture_counts_statements(run):
     ).assert_outcomes(passed=1, failed=1)
 
 
+def test_query_guard_marker_counts_statements(run):
+    """A marked test fails if its body runs more statements than it should; those of its fixtures are not counted."""
+    run(
+        """
+        import pytest
+        import sqlalchemy
+
+        @pytest.fixture
+        def connection():
+            engine = sqlalchemy.create_engine("sqlite://")
+            with engine.connect() as connection:
+                for _ in range(10):
+                    connection.execute(sqlalchemy.text("SELECT 1"))
+                yield connection
+            engine.dispose()
+
+        @pytest.mark.query_guard(max_queries=1)
+        @pytest.mark.parametrize("statements", [1, 2])
+        def test_limit(connection, statements):
+            for _ in range(statements):
+                connection.execute(sqlalchemy.text("SELECT 1"))
+
+        @pytest.mark.query_guard
+        def test_rows(connection):
+            for number in range(5):
+                connection.execute(sqlalchemy.text(f"SELECT {number}"))
+
+        def test_unmarked(connection):
+            for number in range(5):
+                connection.execute(sqlalchemy.text(f"SELECT {number}"))
+        """
+    ).assert_outcomes(passed=2, failed=2)
+
+
 def test_costs_nothing_until_used():
     """Loading the plugin loads neither the clock nor Hypothesis nor any primitive."""
     script = (

@@ -1,8 +1,8 @@
-"""The pytest plugin: fixtures of the testing kit, which cost nothing until a test asks for one."""
+"""The pytest plugin: fixtures and a marker of the testing kit, which cost nothing until a test asks for one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,3 +29,24 @@ def paintkit_query_guard() -> type[query_guard]:
     from paintkit.sqlalchemy import query_guard
 
     return query_guard
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known, for `--strict-markers`."""
+    config.addinivalue_line(
+        "markers",
+        "query_guard(max_queries=None, lazy_threshold=2, repeat_threshold=5): fail if the test, without its fixtures, runs "
+        "more statements, or one for each row.",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a marked test under a `paintkit.sqlalchemy.query_guard`."""
+    mark = item.get_closest_marker("query_guard")
+    if mark is None:
+        return (yield)
+    from paintkit.sqlalchemy import query_guard
+
+    with query_guard(*mark.args, **mark.kwargs):
+        return (yield)
