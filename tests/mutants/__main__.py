@@ -23,14 +23,16 @@ def main(arguments: list[str]) -> int:
     wanted = parser.parse_args(arguments).machine or known
     if unknown := set(wanted) - set(known):
         parser.error(f"no such machine: {', '.join(sorted(unknown))}")
-    with tempfile.TemporaryDirectory(prefix="paintkit-mutants-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="paintkit-mutants-") as place:
+        folder = Path(place)
         copy(folder)
         mutmut(folder, "run", "--max-children", "1", *(f"paintkit.machines.{one}.*" for one in wanted))
         verdicts = [one for one in report.read(folder / "mutants" / MACHINES) if one.machine in wanted]
         print("", *report.table(verdicts), sep="\n")
-        for survivor in (survivor for one in verdicts for survivor in one.survivors):
-            print("", changed(folder, survivor), sep="\n", flush=True)
+        for name in (name for one in verdicts for name in one.survivors):
+            print("", changed(folder, name), sep="\n", flush=True)
+        for name in (name for one in verdicts for name in one.endless):
+            print("", f"endless: {changed(folder, name)}", sep="\n", flush=True)
     return 0 if report.suffices(verdicts) else 1
 
 
@@ -52,17 +54,17 @@ def mutmut(folder: Path, *arguments: str) -> None:
         sys.exit("no mutant was judged: the tests of the machines have to pass first")
 
 
-def changed(folder: Path, survivor: str) -> str:
-    """Return the name of a survivor and the lines that it changes."""
+def changed(folder: Path, mutant: str) -> str:
+    """Return the name of a mutant and the lines that it changes."""
     done = subprocess.run(
-        [sys.executable, "-m", "mutmut", "show", survivor],
+        [sys.executable, "-m", "mutmut", "show", mutant],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     lines = [line for line in done.stdout.splitlines() if line[:1] in "-+" and line[:3] not in {"---", "+++"}]
-    return "\n".join([survivor, *lines])
+    return "\n".join([mutant, *lines])
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import NamedTuple
 TARGET = 0.95
 
 # mutmut keeps the exit codes of pytest (a failure, an error) and of the signal that ends endless loops.
-_KILLED = {1, 3, 24, 36, 152, 255, -24}
-_LINE = "  {0:<14} {1:>8} {2:>8} {3:>9} {4:>7}".format
+_FAILED = {1, 3}
+_ENDLESS = {24, 36, 152, 255, -24}
+_LINE = "  {0:<14} {1:>8} {2:>8} {3:>8} {4:>9} {5:>7}".format
 
 
 class Verdict(NamedTuple):
@@ -18,10 +19,11 @@ class Verdict(NamedTuple):
     machine: str
     mutants: int
     survivors: list[str]
+    endless: list[str]
 
     @property
     def killed(self) -> int:
-        """How many made a test fail."""
+        """How many made a test fail, or run for ever."""
         return self.mutants - len(self.survivors)
 
 
@@ -30,20 +32,23 @@ def read(machines: Path) -> Iterator[Verdict]:
     for notes in sorted(machines.glob("*.meta")):
         codes = json.loads(notes.read_text("utf-8"))["exit_code_by_key"]
         if codes:
-            survivors = [name for name, code in codes.items() if code not in _KILLED]
-            yield Verdict(notes.name.removesuffix(".py.meta"), len(codes), survivors)
+            survivors = [name for name, code in codes.items() if code not in _FAILED | _ENDLESS]
+            endless = [name for name, code in codes.items() if code in _ENDLESS]
+            yield Verdict(notes.name.removesuffix(".py.meta"), len(codes), survivors, endless)
 
 
 def table(verdicts: list[Verdict]) -> Iterator[str]:
-    """Yield a line for each machine, and one for all."""
+    """Yield a line for each machine, and one for all; the endless ones are among the killed."""
     everything = Verdict(
-        "all", sum(one.mutants for one in verdicts), [name for one in verdicts for name in one.survivors]
+        "all",
+        sum(one.mutants for one in verdicts),
+        [name for one in verdicts for name in one.survivors],
+        [name for one in verdicts for name in one.endless],
     )
-    yield _LINE("machine", "mutants", "killed", "survivors", "share")
+    yield _LINE("machine", "mutants", "killed", "endless", "survivors", "share")
     for one in [*verdicts, everything]:
-        yield _LINE(
-            one.machine, one.mutants, one.killed, len(one.survivors), f"{one.killed / one.mutants:.1%}"
-        )
+        share = f"{one.killed / one.mutants:.1%}"
+        yield _LINE(one.machine, one.mutants, one.killed, len(one.endless), len(one.survivors), share)
 
 
 def suffices(verdicts: list[Verdict]) -> bool:
