@@ -142,7 +142,6 @@ class TestHints:
 
     def test_responses_give_hints_too(self, colour, clock):
         """With the helper for HTTP."""
-
         policy = retry(on=OSError, attempts=2, backoff=AT_ONCE, on_result=bool, retry_after=retry_after_from)
         colour.protect(policy, colour.script(SimpleNamespace(headers={"Retry-After": "12"}), None))
         assert 12 <= clock.now() <= 13.2
