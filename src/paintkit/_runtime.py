@@ -74,17 +74,19 @@ class Handover:
     still there decides who owns what was given.
     """
 
-    __slots__ = ("_condition", "_given", "_gone", "_wake")
+    __slots__ = ("_condition", "_given", "_gone", "_lock", "_wake")
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        # Made by who waits in a thread: it takes longer to make than all the rest, and a task has no use for it.
+        self._condition: threading.Condition | None = None
         self._given = False
         self._gone = False
         self._wake: Callable[[], object] | None = None
 
     def give(self) -> bool:
         """Pass it on; False when the receiver has gone."""
-        with self._condition:
+        with self._lock:
             if self._gone:
                 return False
             self._given = True  # before the wake-up: the loop may run at once
@@ -94,23 +96,25 @@ class Handover:
                 except RuntimeError:  # its loop was closed with the task still waiting in it
                     self._given, self._gone = False, True
                     return False
-            self._condition.notify()
+            if self._condition is not None:
+                self._condition.notify()
             return True
 
     def withdraw(self) -> bool:
         """End the wait without receiving; False when it had been given before."""
-        with self._condition:
+        with self._lock:
             self._gone = not self._given
             return self._gone
 
     def wait(self, seconds: float) -> bool:
         """Block this thread until given (True), or until time is up."""
         due = clock.now() + seconds
-        with self._condition:
+        with self._lock:
             while not self._given:
                 left = due - clock.now()
                 if left <= 0:
                     return False
+                self._condition = self._condition or threading.Condition(self._lock)
                 clock.wait(self._condition, None if left == math.inf else left)
             return True
 
@@ -120,7 +124,7 @@ class Handover:
 
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
-        with self._condition:
+        with self._lock:
             if self._given:
                 return True
             here = threading.get_ident()

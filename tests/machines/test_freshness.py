@@ -47,7 +47,7 @@ def test_the_check_catches_jitter_that_lengthens() -> None:
         check_plan(longer, 0.0, 10.0, 0.5, 0.5)
 
 
-@given(times, times, st.floats(0.0, 1.0), times, chances)
+@given(times, times, st.floats(0.0, 1.0), times, st.floats(0.0, 0.999))
 def test_a_value_is_renewed_in_the_last_part_of_its_time(
     now: float, timeout: float, early: float, seconds: float, chance: float
 ) -> None:

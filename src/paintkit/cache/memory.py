@@ -252,7 +252,7 @@ class MemoryLevel:
 
     def cause_of(self, entry: Entry) -> Cause:
         """Return why a call has no value: `never` also if that was too long ago to remember."""
-        return self._causes.get(entry.fingerprint(), "never")
+        return self._causes.get(entry.fingerprint(), "never") if self._causes else "never"
 
     def sweep(self, now: float) -> None:
         """Let go of what is past its time."""
@@ -271,7 +271,9 @@ class MemoryLevel:
 
     def take_waste(self) -> list[Any]:
         """Return the values that left since the last time, for the caller to let go outside the lock."""
-        waste, self._waste = self._waste, []
+        waste = self._waste
+        if waste:
+            self._waste = []
         return waste
 
     def labelled(self, label: str) -> list[Entry]:

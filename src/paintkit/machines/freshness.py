@@ -68,14 +68,15 @@ class Freshness(Record):
         if self.jitter:
             timeout *= 1.0 - self.jitter * draw()
         expires = now + timeout
-        return Life(expires - self._lead(timeout, seconds, draw), expires, expires + grace, span)
+        due = expires - self._lead(timeout, seconds, draw) if self.early else expires
+        return Life(due, expires, expires + grace, span)
 
     def _lead(self, timeout: float, seconds: float, draw: Callable[[], float]) -> float:
         """Return how long before its end a value is renewed, by XFetch: the longer the load, the earlier.
 
         After Vattani, Chierichetti and Lowenstein, "Optimal Probabilistic Cache Stampede Prevention" (VLDB 2015).
         """
-        return min(self.early * timeout, -seconds * math.log(1.0 - draw())) if self.early else 0.0
+        return min(self.early * timeout, -seconds * math.log(1.0 - draw()))
 
     def helps_out(self, now: float, expires: float) -> bool:
         """Whether a value that expired may be served while it is renewed."""
