@@ -4,9 +4,13 @@ Each function takes what is to be protected and returns it protected. Libraries 
 be missing. Where a rival does less than the row asks, its label in `rows.py` says so.
 """
 
+import inspect
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from tests.benchmarks.race import ARGUMENT
 
 Fn = Callable[..., Any]
 
@@ -195,6 +199,29 @@ def hit(fn: Fn) -> Fn:
 
     cache = paintkit.CacheManager("bench", maxsize=SIZE)
     return cache.cache_result(timeout=TTL, tags=lambda number: (f"number:{number}",))(fn)
+
+
+def missing(protect: Callable[[Fn], Fn]) -> Callable[[Fn], Fn]:
+    """Return what makes a function whose every call is a miss: each has a key of its own."""
+
+    def protect_and_miss(fn: Fn) -> Fn:
+        keys = itertools.count()
+        if inspect.iscoroutinefunction(fn):
+
+            async def load(_key: int) -> Any:
+                return await fn(ARGUMENT)
+
+            cached = protect(load)
+
+            async def call(_number: int) -> Any:
+                return await cached(next(keys))
+
+            return call
+
+        cached = protect(lambda _key: fn(ARGUMENT))
+        return lambda _number: cached(next(keys))
+
+    return protect_and_miss
 
 
 def cachetools_hit(fn: Fn) -> Fn:
