@@ -56,7 +56,8 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = LONGE
         value = cast("float", value.total_seconds())  # a timedelta, without importing datetime for everybody
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds or a timedelta, not {_shown(value)}")
-    return number(f"{name} (in seconds)", value, least=0.0, above=-math.inf if zero else 0.0, most=most)
+    unit = "" if name == "seconds" else " (in seconds)"
+    return number(f"{name}{unit}", value, least=0.0, above=-math.inf if zero else 0.0, most=most)
 
 
 def count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:
@@ -103,6 +104,10 @@ def callback(name: str, value: C) -> C:
     """Return a plain callable; one whose body a call would not run (`async def`, a generator) is refused."""
     if not callable(value):
         raise TypeError(f"{name} must be callable, not {_shown(value)}")
+    if isinstance(value, type) and issubclass(value, BaseException):
+        raise TypeError(
+            f"{name} must be a function, not the exception class {value.__name__}, which is true of anything"
+        )
     inner: object = value
     while isinstance(inner, functools.partial):  # it says nothing of its own about the call
         inner = inner.func

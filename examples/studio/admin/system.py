@@ -30,7 +30,9 @@ def look(services: Services) -> System:
     kit = services.kit
     recovery = kit.recovery.get_stats()
     return System(
-        pool=kit.db.get_connection_stats(),
+        pool={
+            name: number for name, number in kit.db.get_connection_stats().items() if name != "overflow_raw"
+        },
         cache=kit.cache.get_stats(),
         breakers=recovery["circuit_breakers"],
         retries=recovery["retries"],
