@@ -17,7 +17,8 @@ from paintkit import _arguments, ambient
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import engines
 from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, bound, decorate
-from paintkit.sqlalchemy.pool import PoolConfig, PoolWatch
+from paintkit.sqlalchemy.holders import PoolWatch
+from paintkit.sqlalchemy.pool import ObservedPool, PoolConfig
 from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
 from paintkit.sqlalchemy.sizing import Finding, findings
 from paintkit.sqlalchemy.urls import is_async, normalized_url
@@ -171,7 +172,10 @@ class DatabaseConnectionManager:
         Returns:
             `size`, `checked_in`, `checked_out`, `overflow` (connections beyond `size`, never negative), `overflow_raw` (as
             SQLAlchemy counts it), `total`, `capacity` (`size` and the allowed overflow), `utilization` (of the capacity, 0
-            to 1) and `invalid` (connections found broken so far). `None` stands where this class of pool knows nothing.
+            to 1), `invalid` (connections found broken so far) and `leaked` (in use beyond `leak_threshold`, or left to the
+            garbage collector, so far). Then, under the names of OpenTelemetry, `db.client.connection.` with `count.idle`,
+            `count.used`, `idle.max`, `max`, `pending_requests` and `timeouts`. `None` stands where this class of pool knows
+            nothing.
         """
         engine = self.engine
         return self._watch.read(engine.pool)
@@ -487,7 +491,10 @@ class DatabaseConnectionManager:
             inner, self._async_engine = engine.sync_engine, engine
         engines.take_begin_control(inner)
         watch_errors(inner)
+        self._watch.leak_threshold = self._pool.leak_threshold
         self._watch.follow(inner.pool)
+        if isinstance(inner.pool, ObservedPool):
+            inner.pool.observe(self._watch, self._pool.max_waiting)
         self._engine = inner
         return inner
 
@@ -525,6 +532,7 @@ def _after_fork_in_child() -> None:
         engine = manager._engine
         if engine is not None:
             _left_to_parent.append(engine.pool)
+            manager._watch.forget()
             engine.dispose(close=False)
 
 

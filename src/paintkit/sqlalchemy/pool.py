@@ -1,20 +1,29 @@
-"""How many connections there are, how long one waits for them, and what is known of them at this moment."""
+"""How many connections there are, how long they live, and how long one waits for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from sqlalchemy import URL, event
+from sqlalchemy import URL
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, Pool, QueuePool, SingletonThreadPool
+from sqlalchemy.util import await_only
 from sqlalchemy.util import queue as sa_queue
+from typing_extensions import override
 
 from paintkit import _arguments, ambient, clock, observations
-from paintkit.errors import DeadlineExceededError, PoolTimeoutError
+from paintkit.errors import DeadlineExceededError, PaintkitError, PoolTimeoutError
+from paintkit.sqlalchemy.holders import RETIRES, PoolWatch
 from paintkit.sqlalchemy.urls import normalized_url
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["POOL_SETTINGS", "PoolConfig"]
 
@@ -37,11 +46,18 @@ class PoolConfig:
         pool_size: Connections kept open, at least 1.
         max_overflow: Further connections under load, closed when they come back; 0 or more.
         pool_timeout: Seconds to wait for a free connection, never beyond the ambient deadline; 0 does not wait.
-        pool_recycle: Seconds after which a connection is replaced at its next use.
+        pool_recycle: Seconds after which a connection is replaced at its next use; each a little earlier, up to a tenth, so
+            that not all are replaced together.
         pool_pre_ping: Whether a connection is tested each time it is handed out.
         pool_use_lifo: Hand out the connection used last, so that a quiet pool lets the others time out.
         connect_timeout: Seconds that opening a connection may take; whole seconds for libpq, at least 2.
         hide_parameters: Keep the values of statements out of error messages and logs.
+        max_waiting: How many may wait for a connection, 0 or more; who comes then gets `PoolTimeoutError` at once. `None`
+            lets any number wait.
+        leak_threshold: Seconds in use after which a connection is logged and counted as leaked, with the lines that took
+            it; `None` does not watch.
+
+    The last two are for the pools of a `DatabaseConnectionManager`, and no options of `create_engine`.
 
     Raises:
         TypeError: An argument is of the wrong kind; the message names it.
@@ -60,6 +76,8 @@ class PoolConfig:
     pool_use_lifo: bool = False
     connect_timeout: float = 5.0
     hide_parameters: bool = True
+    max_waiting: int | None = None
+    leak_threshold: float | None = 60.0
 
     def __post_init__(self) -> None:
         _arguments.count("pool_size", self.pool_size)
@@ -67,6 +85,10 @@ class PoolConfig:
         _arguments.seconds("pool_timeout", self.pool_timeout, zero=True)
         _arguments.seconds("pool_recycle", self.pool_recycle)
         _arguments.seconds("connect_timeout", self.connect_timeout)
+        if self.max_waiting is not None:
+            _arguments.count("max_waiting", self.max_waiting, least=0)
+        if self.leak_threshold is not None:
+            _arguments.seconds("leak_threshold", self.leak_threshold)
         for name in ("pool_pre_ping", "pool_use_lifo", "hide_parameters"):
             _arguments.flag(name, getattr(self, name))
 
@@ -144,26 +166,62 @@ class PoolExhaustedError(PoolTimeoutError, sa_exc.TimeoutError):
 
 
 class _Queue(sa_queue.Queue[ConnectionPoolEntry]):
-    """Waits on paintkit's clock, and not beyond the ambient deadline."""
+    """The free connections of a blocking pool; one waits for them on paintkit's clock."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
-        if not block:
-            return super().get(block=False)
-        with self.not_empty:
-            due = clock.now() + _patience(timeout)
-            while self._empty():
-                left = due - clock.now()
-                if left <= 0.0:
-                    raise sa_queue.Empty
-                clock.wait(self.not_empty, left)
-            return self._get()
+    def wait(self, timeout: float, has_room: Callable[[], bool]) -> None:
+        """Wait until a connection is free, or there may be room for another, or time is up."""
+        with self.mutex:
+            if self._empty() and not has_room():
+                clock.wait(self.not_empty, timeout)
+
+    def wake(self) -> None:
+        """Let one who waits look whether there is room."""
+        with self.mutex:
+            self.not_empty.notify()
 
 
 class _AsyncQueue(sa_queue.AsyncAdaptedQueue[ConnectionPoolEntry]):
     """The same for asyncio, whose waits run on the loop's own clock."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> ConnectionPoolEntry:
-        return super().get(block, _patience(timeout) if block else timeout)
+    def __init__(self, maxsize: int = 0, use_lifo: bool = False) -> None:
+        super().__init__(maxsize, use_lifo)
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @override
+    def put_nowait(self, item: ConnectionPoolEntry) -> None:
+        super().put_nowait(item)
+        self.wake()
+
+    def wait(self, timeout: float, _has_room: Callable[[], bool]) -> None:
+        """Wait as a blocking queue does; nothing can happen here between the look and the wait."""
+        import asyncio
+
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            # Not `wait_for`: it may swallow a cancellation that comes with the result.
+            await_only(asyncio.wait((future,), timeout=timeout))
+        except BaseException:
+            if future not in self._waiting:  # it was this one's turn, and is now another's
+                self.wake()
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(future)
+
+    def wake(self) -> None:
+        """Let one who waits look whether there is room."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            # The collector gives connections back in whatever thread it runs; the loop may be closed by then.
+            with contextlib.suppress(RuntimeError):
+                future.get_loop().call_soon_threadsafe(_settle, future)
+                return
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _patience(timeout: float | None) -> float:
@@ -172,33 +230,116 @@ def _patience(timeout: float | None) -> float:
     return longest if left is None else max(0.0, min(longest, left))
 
 
-class _Translated:
-    """Tells an exhausted pool apart from a deadline that ended the wait, each as an error of paintkit."""
+class ObservedPool:
+    """What both queue pools do beyond SQLAlchemy's.
+
+    Those who wait are bounded in number and in time, and are woken by every chance: a connection that comes back, and one
+    that could not be opened. Connections retire at different ages.
+    """
+
+    #: How many may wait, `None` for any number.
+    max_waiting: int | None = None
+    #: How many wait.
+    waiting: int = 0
+    #: How many waited in vain so far.
+    timeouts: int = 0
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._door = threading.Lock()
+        self._watch = PoolWatch()
+
+    def observe(self: Any, watch: PoolWatch, max_waiting: int | None) -> None:
+        """Say who knows the holders of the connections, and how many may wait for one."""
+        self._watch = watch
+        self.max_waiting = max_waiting
+
+    def recreate(self: Any) -> Any:
+        """Return an empty pool with the same options."""
+        pool = super().recreate()  # type: ignore[misc]  # a mixin: the pool comes next in the order
+        pool.observe(self._watch, self.max_waiting)
+        pool.timeouts = self.timeouts
+        return pool
 
     def _do_get(self: Any) -> ConnectionPoolEntry:
+        entry = self._take() or self._wait()
+        retires = entry.info.get(RETIRES)
+        if retires is not None and clock.now() >= retires:
+            try:
+                entry.close()  # whoever asked for it opens it anew
+            except BaseException:
+                self._do_return_conn(entry)
+                raise
+        return entry  # type: ignore[no-any-return]  # see above
+
+    def _take(self: Any) -> ConnectionPoolEntry | None:
+        """Return a free connection, or a new one if there is room."""
         try:
-            return super()._do_get()  # type: ignore[misc,no-any-return]  # a mixin: the pool comes next in the order
-        except sa_exc.TimeoutError as error:
-            capacity = self.size() + self._max_overflow
-            observations.emit(
-                "pool.exhausted", self.logging_name or "pool", capacity=capacity, timeout=self._timeout
+            return self._pool.get(False)  # type: ignore[no-any-return]  # see above
+        except sa_queue.Empty:
+            pass
+        if not self._inc_overflow():
+            return None
+        try:
+            return self._create_connection()  # type: ignore[no-any-return]  # see above
+        except BaseException:
+            self._dec_overflow()
+            raise
+
+    def _wait(self: Any) -> ConnectionPoolEntry:
+        with self._door:
+            if self.max_waiting is not None and self.waiting >= self.max_waiting:
+                raise self._refusal(f"and {self.waiting} wait already, which is max_waiting")
+            self.waiting += 1
+        try:
+            due = clock.now() + _patience(self._timeout)
+            while True:
+                left = due - clock.now()
+                if left > 0.0:
+                    self._pool.wait(left, self._has_room)
+                entry = self._take()
+                if entry is not None:
+                    return entry  # type: ignore[no-any-return]  # see above
+                if left <= 0.0:
+                    raise self._refusal(f"and none became free within {self._timeout:g} s")
+        finally:
+            with self._door:
+                self.waiting -= 1
+
+    def _has_room(self: Any) -> bool:
+        return self._max_overflow == -1 or self._overflow < self._max_overflow  # type: ignore[no-any-return]  # see above
+
+    def _dec_overflow(self: Any) -> Literal[True]:
+        super()._dec_overflow()  # type: ignore[misc]  # see above
+        self._pool.wake()
+        return True
+
+    def _refusal(self: Any, why: str) -> PaintkitError:
+        """Tell an exhausted pool apart from a deadline that ended the wait."""
+        capacity = self.size() + self._max_overflow
+        self.timeouts += 1
+        observations.emit(
+            "pool.exhausted", self.logging_name or "pool", capacity=capacity, timeout=self._timeout
+        )
+        holders = self._watch.holders()
+        at = f"; they were taken at {holders}" if holders else ""
+        left = ambient.remaining()
+        if left is not None and left <= 0.0:
+            return DeadlineExceededError(
+                f"the deadline was over while all {capacity} connections of the pool are in use{at}"
             )
-            holders = f"all {capacity} connections of the pool are in use"
-            left = ambient.remaining()
-            if left is not None and left <= 0.0:
-                raise DeadlineExceededError(f"the deadline was over while {holders}") from error
-            raise PoolExhaustedError(
-                f"{holders} and none became free within {self._timeout:g} s; release them sooner, or raise pool_size"
-            ) from error
+        return PoolExhaustedError(
+            f"all {capacity} connections of the pool are in use {why}; release them sooner, or raise pool_size{at}"
+        )
 
 
-class BlockingPool(_Translated, QueuePool):
+class BlockingPool(ObservedPool, QueuePool):
     """The queue pool of blocking engines."""
 
     _queue_class = _Queue
 
 
-class AsyncPool(_Translated, AsyncAdaptedQueuePool):
+class AsyncPool(ObservedPool, AsyncAdaptedQueuePool):
     """The queue pool of asyncio engines."""
 
     _queue_class = _AsyncQueue
@@ -212,43 +353,3 @@ def understood(options: Mapping[str, Any], poolclass: type[Pool]) -> dict[str, A
     if not issubclass(poolclass, SingletonThreadPool):
         foreign.add("pool_size")
     return {name: value for name, value in options.items() if name not in foreign}
-
-
-class PoolWatch:
-    """Counts what a pool does not count by itself, and reads the rest from the pool."""
-
-    def __init__(self) -> None:
-        self._invalidated = 0
-
-    def follow(self, pool: Pool) -> None:
-        """Count what happens to `pool`, and to those that replace it: listeners move on with it."""
-        event.listen(pool, "invalidate", self._on_invalidate)
-        event.listen(pool, "soft_invalidate", self._on_invalidate)
-
-    def _on_invalidate(self, *_: object) -> None:
-        self._invalidated += 1
-
-    def read(self, pool: Pool) -> dict[str, int | float | None]:
-        """Return the statistics of `pool`; `None` stands where this class of pool knows nothing."""
-        size, checked_in, checked_out = (_number(pool, name) for name in ("size", "checkedin", "checkedout"))
-        raw, most = _number(pool, "overflow"), _number(pool, "_max_overflow")
-        capacity = None if size is None or most is None or most < 0 else size + most
-        return {
-            "size": size,
-            "checked_in": checked_in,
-            "checked_out": checked_out,
-            # A fresh pool reports minus its size: what it could still open, not what it has beyond its size.
-            "overflow": None if raw is None else max(0, raw),
-            "overflow_raw": raw,
-            "total": None if checked_in is None or checked_out is None else checked_in + checked_out,
-            "capacity": capacity,
-            "utilization": None if not capacity or checked_out is None else checked_out / capacity,
-            "invalid": self._invalidated,
-        }
-
-
-def _number(pool: Pool, name: str) -> int | None:
-    value = getattr(pool, name, None)
-    if callable(value):
-        value = value()
-    return value if isinstance(value, int) else None
