@@ -137,14 +137,15 @@ def test_a_deposit_is_gone_with_its_slot(start, width):
     assert 0.0 == account.balance(end)
 
 
-def test_a_refund_is_of_the_oldest_withdrawal():
+@pytest.mark.parametrize("start", [0.0, 7.0])
+def test_a_refund_is_of_the_oldest_withdrawal(start):
     """That credits the least: it would have expired before all others."""
     account = Allowance(0.5, 0.5, WINDOW)
-    for now in (0.0, 8.0, 9.0):
-        assert account.withdraw(now)
+    for age in (0.0, 8.0, 9.0):
+        assert account.withdraw(start + age)
 
-    account.refund(9.0)
+    account.refund(start + 9.0)
 
-    assert 10.0 - 4.0 == account.balance(9.0)
-    assert 10.0 - 4.0 == account.balance(17.75)
-    assert 10.0 - 2.0 == account.balance(18.0)
+    assert 10.0 - 4.0 == account.balance(start + 9.0)
+    assert 10.0 - 4.0 == account.balance(start + 17.75)
+    assert 10.0 - 2.0 == account.balance(start + 18.0)

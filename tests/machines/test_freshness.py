@@ -91,3 +91,8 @@ def test_rounded_lengths_are_few_and_no_shorter(seconds: float) -> None:
     assert seconds <= found * (1 + 1e-9) <= 1.2 * seconds
     assert found == pytest.approx(rounded(found), rel=0.2)
     assert math.inf == rounded(math.inf)
+
+
+def test_a_doubling_of_lengths_is_rounded_to_four() -> None:
+    """Lives of any length need few books."""
+    assert 4 == len({rounded(1.0 + number / 1_000) for number in range(1, 1_001)})
