@@ -1,4 +1,4 @@
-"""The read session of a Flask app context."""
+"""The read session of a Flask app context, and the watch over its requests."""
 
 import importlib
 import logging
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask, copy_current_request_context
-from sqlalchemy import event, select, text
+from sqlalchemy import Engine, event, select, text
 
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
+from paintkit.sqlalchemy.flask import query_budget
+from paintkit.sqlalchemy.queries import _note
 from tests.sqlalchemy.house import Base, Paint
 
 
@@ -212,3 +214,40 @@ def test_flask_extensions_lend_their_engine(extension: str) -> None:
         with pytest.raises(ValueError, match="pool"):
             DatabaseConnectionManager(theirs, pool=PoolConfig())
     db.close()
+
+
+def test_query_budget_tells_of_expensive_requests(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that goes over its route's budget, or loops, is logged with its route; none is failed, none is watched after."""
+    app = Flask("studio")
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = DatabaseConnectionManager(app)
+    query_budget(app, max_queries=2, routes={"generous": 4})
+
+    def ask(times: int) -> str:
+        for number in range(times):
+            db.session.execute(text(f"select {number}"))
+        return "asked"
+
+    app.add_url_rule("/ask/<int:times>", "strict", ask)
+    app.add_url_rule("/generous/<int:times>", "generous", ask)
+    client = app.test_client()
+
+    def told(path: str) -> str:
+        caplog.clear()
+        assert "asked" == client.get(path).text
+        return caplog.text
+
+    assert "" == told("/ask/2")
+    assert "GET /ask/3 (strict): 3 statements ran and 2 are allowed" in told("/ask/3")
+    assert "" == told("/generous/4")
+    assert "one statement ran for each row" in told("/generous/5")
+    assert not event.contains(Engine, "before_cursor_execute", _note)
+    db.close()
+
+
+def test_query_budget_refuses_what_is_no_limit() -> None:
+    """A wrong limit raises when the watch is set up."""
+    with pytest.raises(ValueError, match="max_queries"):
+        query_budget(Flask("studio"), max_queries=-1)
+    with pytest.raises(TypeError, match="max_queries"):
+        query_budget(Flask("studio"), routes={"index": 1.5})

@@ -1,21 +1,24 @@
-"""The read session of a Flask app context: opened at its first use, closed when the context ends."""
+"""What a Flask app has of a database by itself: a read session for each app context, and a watch over its requests."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from flask import Flask, current_app, g, has_app_context
+from flask import Flask, current_app, g, has_app_context, request
 
+from paintkit.errors import QueryGuardError
+from paintkit.sqlalchemy.queries import query_guard
 from paintkit.sqlalchemy.sessions import ReadSession
 
-__all__ = ["EXTENSION", "attach", "current_manager", "this_app"]
+__all__ = ["EXTENSION", "attach", "current_manager", "query_budget", "this_app"]
 
 #: Where an app keeps its manager: `app.extensions[EXTENSION]`.
 EXTENSION: Final = "paintkit.sqlalchemy"
 
 _ATTRIBUTE: Final = "_paintkit_read_session"
+_GUARD: Final = "_paintkit_query_guard"
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
@@ -81,3 +84,40 @@ def _close(_error: BaseException | None) -> None:
             [repr(one) for one in (*session.new, *session.deleted, *session.dirty)],
         )
     session.close()
+
+
+def query_budget(
+    app: Flask, *, max_queries: int | None = None, routes: Mapping[str, int | None] | None = None
+) -> None:
+    """Log every request of `app` that runs more statements than its route may, or one for each row.
+
+    For development: `if app.debug: query_budget(app, max_queries=10)`. A request is never failed by it.
+
+    Args:
+        app: The app, before its first request.
+        max_queries: The most statements of a request, 0 or more; `None` does not limit them.
+        routes: The same for single endpoints, by name, such as `{"catalogue.index": 3}`.
+
+    Raises:
+        TypeError: A limit is of the wrong kind.
+        ValueError: A limit is negative.
+    """
+    limits = dict(routes or {})
+    for limit in (max_queries, *limits.values()):
+        query_guard(max_queries=limit)  # refuses what is no limit now, not at the first request
+
+    def begin() -> None:
+        guard = query_guard(max_queries=limits.get(request.endpoint or "", max_queries))
+        setattr(g, _GUARD, guard.__enter__())
+
+    def end(_error: BaseException | None) -> None:
+        guard: query_guard | None = g.pop(_GUARD, None)
+        if guard is None:
+            return
+        try:
+            guard.__exit__(None)
+        except QueryGuardError as error:
+            _log.warning("%s %s (%s): %s", request.method, request.path, request.endpoint, error)
+
+    app.before_request(begin)
+    app.teardown_request(end)
