@@ -20,7 +20,7 @@ from sqlalchemy.orm import (
 
 from paintkit import backoff, retry
 from paintkit.errors import QueryGuardError
-from paintkit.sqlalchemy import query_guard
+from paintkit.sqlalchemy import queries, query_guard
 from tests.sqlalchemy.house import House
 
 # Both colours, and both ways to pass parameters: by position and by name.
@@ -423,3 +423,49 @@ def test_different_lines_are_different(house: House) -> None:
             assert (2, 2) == (len(first), len(second))
 
     assert over(house, scenario) is None
+
+
+# The checks above notice a guard that excuses too little, or too much.
+
+
+def page_walk(session: Any) -> None:
+    for start in range(0, 2 * PARENTS, 2):
+        session.scalars(select(Tube).order_by(Tube.id).limit(2).offset(start)).all()
+
+
+def attempts(session: Any) -> None:
+    for _ in range(PARENTS):
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.execute(select(Brand).where(Brand.id == 1))
+            session.execute(insert(Brand).values(id=1, name="x", story=""))
+
+
+def one_flush(session: Any) -> None:
+    for brand in session.scalars(select(Brand)).all():
+        brand.story = func.lower(literal_column(f"'{brand.id}'"))
+    session.flush()
+
+
+@pytest.mark.parametrize(
+    ("url", "excuse", "mutant", "scenario"),
+    [
+        ("sqlite-memory", "is_walk", lambda parts: False, page_walk),
+        ("sqlite-memory", "_not_retried", lambda records: records, attempts),
+        ("sqlite-memory", "_not_flushed_together", lambda records: records, one_flush),
+    ],
+    indirect=["url"],
+)
+def test_a_guard_without_an_excuse_is_noticed(
+    house: House, excuse: str, mutant: Any, scenario: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each excuse the shape passes; without it the same shape fails."""
+
+    async def both() -> None:
+        await furnish(house)
+        with query_guard(), house.db.unit_of_work() as session:
+            scenario(session)
+        monkeypatch.setattr(queries, excuse, mutant)
+        with pytest.raises(QueryGuardError), query_guard(), house.db.unit_of_work() as session:
+            scenario(session)
+
+    house.run(both)
