@@ -275,5 +275,7 @@ def test_one_name_with_two_meanings_is_refused() -> None:
     recovery = ErrorRecoveryManager()
     recovery.circuit_breaker(failure_threshold=5, name="supplier")
 
-    with pytest.raises(ValueError, match="'supplier' exists with failure_threshold=5, not failure_threshold=6"):
+    with pytest.raises(
+        ValueError, match="'supplier' exists with failure_threshold=5, not failure_threshold=6"
+    ):
         recovery.circuit_breaker(failure_threshold=6, name="supplier")

@@ -30,9 +30,7 @@ def look(services: Services) -> System:
     kit = services.kit
     recovery = kit.recovery.get_stats()
     return System(
-        pool={
-            name: number for name, number in kit.db.get_connection_stats().items() if name != "overflow_raw"
-        },
+        pool=_for_people(kit.db.get_connection_stats()),
         cache=kit.cache.get_stats(),
         breakers=recovery["circuit_breakers"],
         retries=recovery["retries"],
@@ -41,3 +39,10 @@ def look(services: Services) -> System:
         components=kit.components.get_stats(),
         measures=dict(sorted(kit.monitor.get_metrics().items())),
     )
+
+
+def _for_people(connections: Numbers) -> Numbers:
+    """Leave out what only programs read: the pool's own count, and the names of OpenTelemetry."""
+    return {
+        name: number for name, number in connections.items() if name != "overflow_raw" and "." not in name
+    }
