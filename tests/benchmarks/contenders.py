@@ -57,6 +57,12 @@ def backoff_retry(fn: Fn) -> Fn:
     return backoff.on_exception(backoff.expo, ConnectionError, max_tries=3)(fn)
 
 
+def pyresilience_retry(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(retry=pyresilience.RetryConfig(retry_on=(ConnectionError,)))(fn)
+
+
 # Circuit breaker ----------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +108,19 @@ def nopanic_slow_breaker(fn: Fn) -> Fn:
     return nopanic.circuit_breaker(slow_call_duration=2.0)(fn)
 
 
+def pyresilience_streak(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(circuit_breaker=pyresilience.CircuitBreakerConfig())(fn)
+
+
+def interlock_window(fn: Fn) -> Fn:
+    import interlock
+
+    config = interlock.Config(window_type=interlock.WindowType.TIME_BASED, window_size=30)
+    return interlock.CircuitBreaker(name="supplier", config=config)(fn)
+
+
 # Limits -------------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +134,18 @@ def nopanic_rate_limit(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.rate_limit(PLENTY)(fn)
+
+
+def pyresilience_rate_limit(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(rate_limiter=pyresilience.RateLimiterConfig(max_calls=int(PLENTY)))(fn)
+
+
+def pyresilience_bulkhead(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(bulkhead=pyresilience.BulkheadConfig(max_concurrent=AT_ONCE))(fn)
 
 
 def bulkhead(fn: Fn) -> Fn:
@@ -139,6 +170,12 @@ def nopanic_timeout(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.timeout(2.0)(fn)
+
+
+def pyresilience_timeout(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(timeout=pyresilience.TimeoutConfig(seconds=2.0))(fn)
 
 
 def asyncio_timeout(fn: Fn) -> Fn:
@@ -167,6 +204,17 @@ def nopanic_two(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.compose(nopanic.retry(on=ConnectionError), nopanic.circuit_breaker())(fn)
+
+
+def pyresilience_four(fn: Fn) -> Fn:
+    import pyresilience
+
+    return pyresilience.resilient(
+        retry=pyresilience.RetryConfig(retry_on=(ConnectionError,)),
+        rate_limiter=pyresilience.RateLimiterConfig(max_calls=int(PLENTY)),
+        bulkhead=pyresilience.BulkheadConfig(max_concurrent=AT_ONCE),
+        circuit_breaker=pyresilience.CircuitBreakerConfig(),
+    )(fn)
 
 
 def four(fn: Fn) -> Fn:

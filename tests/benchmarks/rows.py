@@ -72,6 +72,7 @@ def _missing(entry: Entry) -> Entry:
 
 _RETRIES = (
     Entry("nopanic", by.nopanic_retry),
+    Entry("pyresilience", by.pyresilience_retry),
     Entry("backoff", by.backoff_retry),
     Entry("stamina", by.stamina_retry),
     Entry("tenacity", by.tenacity_retry),
@@ -79,6 +80,7 @@ _RETRIES = (
 _BREAKERS = (
     Entry("circuitbreaker", by.circuitbreaker_streak),
     Entry("pybreaker", by.pybreaker_streak),
+    Entry("pyresilience", by.pyresilience_streak),
     Entry("nopanic", by.nopanic_breaker, "a rate over a window, no streak"),
 )
 _CACHES = (
@@ -88,7 +90,14 @@ _CACHES = (
 _BLOCKING_CACHES = (*_CACHES, Entry("cachetools", by.cachetools_hit, "no tags"))
 
 _WINDOWS = (Entry("nopanic", by.nopanic_breaker),)
-_SLOW_WINDOWS = (Entry("nopanic", by.nopanic_slow_breaker),)
+_SLOW_WINDOWS = (
+    Entry("nopanic", by.nopanic_slow_breaker),
+    Entry("interlock-cb", by.interlock_window),
+)
+_FOURS = (
+    Entry("nopanic", by.nopanic_four),
+    Entry("pyresilience", by.pyresilience_four, "a streak, no window"),
+)
 
 _RETRY = Entry("paintkit", by.retry)
 _WINDOW = Entry("paintkit", by.window)
@@ -105,13 +114,27 @@ ROWS: tuple[Row | ImportRow, ...] = (
     Row(
         "breaker, 30 s window with slow calls, async def", 1.9, _SLOW_WINDOW, _SLOW_WINDOWS, asynchronous=True
     ),
-    Row("rate limit, def", 3.5, Entry("paintkit", by.rate_limit), (Entry("nopanic", by.nopanic_rate_limit),)),
-    Row("bulkhead, def", 2.0, Entry("paintkit", by.bulkhead), (Entry("nopanic", by.nopanic_bulkhead),)),
+    Row(
+        "rate limit, def",
+        3.5,
+        Entry("paintkit", by.rate_limit),
+        (Entry("nopanic", by.nopanic_rate_limit), Entry("pyresilience", by.pyresilience_rate_limit)),
+    ),
+    Row(
+        "bulkhead, def",
+        2.0,
+        Entry("paintkit", by.bulkhead),
+        (Entry("nopanic", by.nopanic_bulkhead), Entry("pyresilience", by.pyresilience_bulkhead)),
+    ),
     Row(
         "timeout, async def",
         10.0,
         Entry("paintkit", by.timeout),
-        (Entry("Python", by.asyncio_timeout, "asyncio.timeout"), Entry("nopanic", by.nopanic_timeout)),
+        (
+            Entry("Python", by.asyncio_timeout, "asyncio.timeout"),
+            Entry("nopanic", by.nopanic_timeout),
+            Entry("pyresilience", by.pyresilience_timeout),
+        ),
         asynchronous=True,
     ),
     Row("retry + breaker window, def", 2.8, Entry("paintkit", by.two), (Entry("nopanic", by.nopanic_two),)),
@@ -119,7 +142,7 @@ ROWS: tuple[Row | ImportRow, ...] = (
         "retry + rate limit + bulkhead + breaker window, def",
         6.5,
         Entry("paintkit", by.four),
-        (Entry("nopanic", by.nopanic_four),),
+        _FOURS,
     ),
     Row("retry, 4 threads", 1.15, _RETRY, _RETRIES, threads=4),
     Row("breaker, 30 s window, 4 threads", 2.2, _WINDOW, _WINDOWS, threads=4),
@@ -127,7 +150,7 @@ ROWS: tuple[Row | ImportRow, ...] = (
         "retry + rate limit + bulkhead + breaker window, 4 threads",
         6.5,
         Entry("paintkit", by.four),
-        (Entry("nopanic", by.nopanic_four),),
+        _FOURS,
         threads=4,
     ),
     Row("cache hit: typed key, TTL, tags, statistics, def", 1.6, _HIT, _BLOCKING_CACHES, hit=True),
