@@ -7,10 +7,10 @@ fifth. One budget stands for one dependency, and is shared by everything that ca
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from paintkit import _arguments, clock, observations
+from paintkit._locks import new_lock
 from paintkit.machines.allowance import Allowance
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RetryBudget:
             _arguments.number("reserve", reserve, least=0.0, most=1e6),
             _arguments.seconds("window", window),
         )
-        self._lock = threading.Lock()  # guards the allowance and _refused
+        self._lock = new_lock()  # guards the allowance and _refused
         self._refused = 0
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from paintkit import _arguments, backoff
+from paintkit._locks import new_lock
 from paintkit._wrap import Policy, name_of
 from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
 from paintkit.policies._retry import Retry, retry
@@ -190,7 +190,7 @@ class _Registry(Generic[PolicyT]):
         self._kind = kind
         self._options: dict[str, Mapping[str, object]] = {}
         self._policies: dict[str, PolicyT] = {}
-        self._lock = threading.Lock()  # guards both
+        self._lock = new_lock()  # guards both
         self.policies: Mapping[str, PolicyT] = MappingProxyType(self._policies)
 
     def decorator(

@@ -4,14 +4,17 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from paintkit.machines.retrying import GiveUp, RetryPlan, Wait
 from paintkit.testing.strategies import durations
 
 instants = durations(longest=100.0)
 times = st.just(math.inf) | instants
+# A planted fault has to be found, not to be told in the shortest way.
+FINDING = settings(report_multiple_bugs=False, database=None, phases=[Phase.generate])
 
 
 @given(st.integers(1, 20))
@@ -90,3 +93,78 @@ def test_an_attempt_at_the_deadline_is_too_late():
     """At the very end of the policy's own span it is not."""
     assert GiveUp("deadline") == RetryPlan(2).after_failure(0.0, 1.0, due=1.0)
     assert Wait(1.0) == RetryPlan(2, give_up_at=1.0).after_failure(0.0, 1.0)
+
+
+class Walk(RuleBasedStateMachine):
+    """A plan beside a model that remembers everything, step by step."""
+
+    plan_class = RetryPlan
+
+    @initialize(attempts=st.integers(1, 6), span=st.one_of(st.none(), st.floats(0.5, 20.0)))
+    def begin(self, attempts, span):
+        self.now = 100.0
+        self.attempts, self.made = attempts, 1
+        self.give_up_at = math.inf if span is None else self.now + span
+        self.plan = self.plan_class(attempts, self.give_up_at, longest_hint=8.0)
+
+    @rule(
+        passed=st.floats(0.0, 3.0),
+        delay=st.floats(-1.0, 5.0),
+        hint=st.sampled_from([0.0, 0.5, 2.0, 9.0]),
+        left=st.sampled_from([math.inf, 0.0, 1.0, 4.0]),
+    )
+    def fail(self, passed, delay, hint, left):
+        self.now += passed
+        due = self.now + left
+
+        decision = self.plan.after_failure(self.now, delay, hint=hint, due=due)
+
+        assert self.expected(delay, hint, due) == decision
+        if isinstance(decision, Wait):
+            self.plan.start()
+            self.made += 1
+            self.now += decision.seconds
+        assert (self.made, self.made >= self.attempts) == (self.plan.made, self.plan.is_used_up)
+
+    def expected(self, delay, hint, due):
+        """What the rules say, in their order."""
+        wait = max(delay, hint, 0.0)
+        if self.made >= self.attempts:
+            return GiveUp("attempts")
+        if hint > 8.0:
+            return GiveUp("retry_after")
+        if self.now + wait >= due:
+            return GiveUp("deadline")
+        return GiveUp("max_elapsed") if self.now + wait > self.give_up_at else Wait(wait)
+
+
+class OneTooMany(RetryPlan):
+    """Counts the first attempt as none."""
+
+    @property
+    def is_used_up(self):
+        """Be wrong by one."""
+        return self.made > self._attempts
+
+
+class Shortens(RetryPlan):
+    """Breaks the server's word to meet a deadline."""
+
+    def after_failure(self, now, delay, *, hint=0.0, due=math.inf):
+        """Cut the wait to what is left."""
+        decision = super().after_failure(now, delay, hint=hint, due=due)
+        return Wait(max(0.0, due - now)) if decision == GiveUp("deadline") else decision
+
+
+def test_a_plan_walks_beside_its_model():
+    """Whatever fails, whenever."""
+    run_state_machine_as_test(Walk)
+
+
+@pytest.mark.parametrize("mutant", [OneTooMany, Shortens])
+def test_the_walk_catches(mutant):
+    """The same walk fails on a plan that breaks one rule."""
+    broken = type("Broken", (Walk,), {"plan_class": mutant})
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(broken, settings=FINDING)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from paintkit import _arguments, ambient, observations
+from paintkit._locks import new_lock
 from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
 from paintkit._wrap import Cost, Policy, Templates, remembered
@@ -76,7 +76,7 @@ class Bulkhead(Policy):
         self._max_wait = max_wait
         self._shadow = shadow
         self._permits: Permits[Handover] = Permits(limit, max_queue)
-        self._lock = threading.Lock()  # guards the queue and _rejected
+        self._lock = new_lock()  # guards the queue and _rejected
         self._rejected = 0
 
     def metrics(self) -> BulkheadMetrics:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from paintkit import _arguments, ambient, backoff, clock, observations
+from paintkit._locks import new_lock
 from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
@@ -144,7 +144,7 @@ class CircuitBreaker(Policy):
         self._judge = judge
         self._shadow = shadow
         self._shared = shared
-        self._lock = threading.Lock()  # guards the machine and the totals; never held over user code
+        self._lock = new_lock()  # guards the machine and the totals; never held over user code
         self._failures = self._rejected = self._opened = 0
         timed, judged = judge.slow_after is not None, judge.unwanted is not None
         self._templates = Templates(

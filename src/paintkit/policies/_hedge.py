@@ -6,11 +6,11 @@ The idea and the choice of the 95th percentile are from Dean and Barroso, "The T
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._locks import new_lock
 from paintkit._race import AsyncioRace, Race, ThreadRace
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit._wrap import Cost, Policy, Templates, name_of
@@ -50,7 +50,7 @@ class Hedge(Policy):
         self._budget = budget
         self._given_name = name
         self.name = name or "hedge"
-        self._lock = threading.Lock()  # guards the quantile and _hedges
+        self._lock = new_lock()  # guards the quantile and _hedges
         self._hedges = 0
 
     @property

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable, Mapping
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._locks import new_lock
 from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive, settle
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
 from paintkit._wrap import Cost, Policy, Templates, call_of, remembered
@@ -268,7 +268,7 @@ class _Buckets:
         self._next_full: list[tuple[float, int, Hashable]] = []
         self._numbers = count()
         #: Guards the buckets and their table.
-        self.lock = threading.Lock()
+        self.lock = new_lock()
         #: The bucket of a limit without keys.
         self.only = self._new()
 

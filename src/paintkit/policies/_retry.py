@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from paintkit import _arguments, ambient, backoff, clock, observations
+from paintkit._locks import new_lock
 from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
@@ -115,7 +115,7 @@ class Retry(Policy):
         self.name = options.name or "retry"
         self._templates = options.templates()
         self._retries = 0
-        self._counting = threading.Lock()  # guards _retries
+        self._counting = new_lock()  # guards _retries
 
     @property
     def retries(self) -> int:

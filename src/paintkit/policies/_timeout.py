@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._locks import new_lock
 from paintkit._runtime import Failure, Handover, Outcome, Success
 from paintkit._streams import (
     ASYNC_DELEGATION,
@@ -78,7 +79,7 @@ class Timeout(Policy):
         self._max_abandoned = max_abandoned
         self._abandoned = 0
         self._timers: Timers | None = None
-        self._lock = threading.Lock()  # guards _abandoned
+        self._lock = new_lock()  # guards _abandoned
 
     def __call__(self, fn: Callable[P, R], /) -> Callable[P, R]:
         """Return `fn` with this timeout.

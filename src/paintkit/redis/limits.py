@@ -9,12 +9,12 @@ error.
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
 from paintkit import _arguments, clock
+from paintkit._locks import new_lock
 
 if TYPE_CHECKING:
     from paintkit.policies._rate_limit import Tokens
@@ -76,7 +76,7 @@ class RedisLimits:
         self._client = redis.Redis.from_url(
             _arguments.label("url", url), socket_timeout=_ANSWER, socket_connect_timeout=_ANSWER, retry=None
         )
-        self._lock = threading.Lock()  # guards _ask_again_at
+        self._lock = new_lock()  # guards _ask_again_at
         self._ask_again_at = 0.0  # 0: Redis answers
 
     def take(self, name: str, key: str, tokens: Tokens, patience: float) -> tuple[bool, float] | None:
