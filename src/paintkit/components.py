@@ -111,10 +111,10 @@ class ComponentManager:
 
     Example:
         >>> with ComponentManager() as components:
-        ...     components.register("path", lambda: "/tmp/swatches")
+        ...     components.register("path", lambda: "swatches")
         ...     components.register("store", lambda: {"at": components.get("path")}, close=dict.clear)
         ...     components.get("store", dict)["at"]
-        '/tmp/swatches'
+        'swatches'
     """
 
     def __init__(self) -> None:
