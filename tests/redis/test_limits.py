@@ -8,6 +8,7 @@ import pytest
 from paintkit import RateLimitedError, deadline, rate_limit
 from paintkit.policies._rate_limit import Tokens
 from paintkit.redis import RedisLimits
+from paintkit.redis import limits as limits_module
 
 UNNOTICED = 0.05  # seconds that Redis may cost a caller
 
@@ -113,6 +114,49 @@ def test_a_cancelled_wait_gives_its_token_back(limits):
     with deadline(0.5), pytest.raises(RateLimitedError) as caught:
         limit.call(lambda: None)
     assert caught.value.retry_after < 31.0
+
+
+def two_start_at_one_instant(shared):
+    """Whether a newcomer gets the instant of one who waits, after somebody before both has left the queue."""
+    tokens = Tokens(interval=10.0, tolerance=10.0, weight=1.0)
+
+    def take():
+        return shared.take("supplier", "", tokens, 3_600.0)
+
+    take()
+    leaves, stays = take(), take()
+    shared.give_back("supplier", "", tokens, leaves.receipt)
+    return take().wait < stays.wait + 9.0
+
+
+def test_a_token_from_the_middle_of_the_queue_is_not_given_twice(own_redis):
+    """Who waits behind keeps an instant of its own."""
+    shared = RedisLimits(own_redis.url)
+
+    assert not two_start_at_one_instant(shared)
+    shared.close()
+
+
+def test_a_planted_fault_is_found(own_redis, monkeypatch):
+    """A script that gives back from anywhere lets two calls start at once."""
+    monkeypatch.setattr(limits_module, "_GIVE_BACK", limits_module._GIVE_BACK.replace("~= ARGV[3]", "== nil"))
+    shared = RedisLimits(own_redis.url)
+
+    assert two_start_at_one_instant(shared)
+    shared.close()
+
+
+def test_the_last_in_the_queue_gives_its_token_back(own_redis):
+    """Then the next gets the same instant."""
+    shared = RedisLimits(own_redis.url)
+    tokens = Tokens(interval=10.0, tolerance=10.0, weight=1.0)
+    shared.take("supplier", "", tokens, 3_600.0)
+    leaves = shared.take("supplier", "", tokens, 3_600.0)
+
+    shared.give_back("supplier", "", tokens, leaves.receipt)
+
+    assert leaves.wait == pytest.approx(shared.take("supplier", "", tokens, 3_600.0).wait, abs=1.0)
+    shared.close()
 
 
 @pytest.mark.parametrize("fault", ["kill", "hang"])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from paintkit.typing import Seconds
 
-__all__ = ["RateLimit", "RateLimitMetrics", "SharedLimits", "Tokens", "rate_limit"]
+__all__ = ["Grant", "RateLimit", "RateLimitMetrics", "SharedLimits", "Tokens", "rate_limit"]
 
 _UNNAMED = "rate_limit"
 
@@ -63,21 +63,33 @@ class Tokens(NamedTuple):
     weight: float
 
 
+class Grant(NamedTuple):
+    """What came of a wish for tokens of a bucket that is kept elsewhere.
+
+    Attributes:
+        taken: Whether they were taken.
+        wait: Seconds to wait for them, or until they could be had.
+        receipt: What giving them back asks for.
+    """
+
+    taken: bool
+    wait: float
+    receipt: str
+
+
 class SharedLimits(Protocol):
     """Where rate limits of one name in several processes keep their tokens."""
 
-    def take(self, name: str, key: str, tokens: Tokens, patience: float, /) -> tuple[bool, float] | None:
-        """Take tokens: whether they were taken, and the seconds to wait for them; `None` if nobody answers."""
+    def take(self, name: str, key: str, tokens: Tokens, patience: float, /) -> Grant | None:
+        """Take tokens if the wait for them is within patience, in seconds; `None` if nobody answers."""
         ...
 
-    async def atake(
-        self, name: str, key: str, tokens: Tokens, patience: float, /
-    ) -> tuple[bool, float] | None:
+    async def atake(self, name: str, key: str, tokens: Tokens, patience: float, /) -> Grant | None:
         """Take tokens, without blocking the loop."""
         ...
 
-    def give_back(self, name: str, key: str, tokens: Tokens, /) -> None:
-        """Return tokens whose call was not made."""
+    def give_back(self, name: str, key: str, tokens: Tokens, receipt: str, /) -> None:
+        """Return tokens whose call was not made, unless others queue behind them already."""
         ...
 
 
@@ -197,20 +209,19 @@ class RateLimit(Policy):
         patience = self._max_wait if left is None else min(self._max_wait, left)
         take = shared.atake if runtime is ASYNCIO else shared.take
         name, tokens = _shared_name(key), Tokens(self._buckets.interval, self._buckets.tolerance, weight)
-        answer = await settle(take(self.name, name, tokens, patience))
-        if answer is None:
+        grant = await settle(take(self.name, name, tokens, patience))
+        if grant is None:
             return False
-        taken, wait = answer
         with self._lock:
-            self._rejected += not taken
-            self._waited += taken and wait > 0
-        if not taken:
-            self._refuse(wait)
-        elif wait > 0:
+            self._rejected += not grant.taken
+            self._waited += grant.taken and grant.wait > 0
+        if not grant.taken:
+            self._refuse(grant.wait)
+        elif grant.wait > 0:
             try:
-                await runtime.sleep(wait)
+                await runtime.sleep(grant.wait)
             except BaseException:  # cancelled: whoever comes next may have the tokens
-                shared.give_back(self.name, name, tokens)
+                shared.give_back(self.name, name, tokens, grant.receipt)
                 raise
         return True
 

@@ -15,6 +15,7 @@ import redis
 
 from paintkit import _arguments, clock
 from paintkit._locks import new_lock
+from paintkit.policies._rate_limit import Grant
 
 if TYPE_CHECKING:
     from paintkit.policies._rate_limit import Tokens
@@ -28,7 +29,8 @@ _ANSWER = 0.02
 _AWAY = 1.0
 
 # KEYS: the bucket. ARGV: the fields of `Tokens`, seconds of patience.
-# Returns whether they were taken, and the seconds to wait for them. A bucket that is full again expires by itself.
+# Returns whether they were taken, the seconds to wait for them, and the instant at which the bucket is now full: the receipt.
+# A bucket that is full again expires by itself.
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -37,18 +39,20 @@ local weight, patience = tonumber(ARGV[3]), tonumber(ARGV[4])
 local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now) + weight * interval
 local wait = math.max(full - tolerance - now, 0)
 if wait > patience then
-    return {0, string.format('%.6f', wait)}
+    return {0, string.format('%.6f', wait), ''}
 end
-redis.call('SET', KEYS[1], string.format('%.6f', full), 'PX', math.ceil((full - now) * 1000))
-return {1, string.format('%.6f', wait)}
+local receipt = string.format('%.6f', full)
+redis.call('SET', KEYS[1], receipt, 'PX', math.ceil((full - now) * 1000))
+return {1, string.format('%.6f', wait), receipt}
 """
 
-# KEYS: the bucket. ARGV: seconds per token, tokens to give back.
+# KEYS: the bucket. ARGV: seconds per token, tokens to give back, their receipt. Those behind have been promised their
+# instants: if the next to come got one of these, two calls would start where one may. So only the last can give back.
 _GIVE_BACK = """
-local full = redis.call('GET', KEYS[1])
-if full then
-    redis.call('SET', KEYS[1], string.format('%.6f', full - ARGV[1] * ARGV[2]), 'KEEPTTL')
+if redis.call('GET', KEYS[1]) ~= ARGV[3] then
+    return 0
 end
+redis.call('SET', KEYS[1], string.format('%.6f', ARGV[3] - ARGV[1] * ARGV[2]), 'KEEPTTL')
 return 1
 """
 
@@ -79,25 +83,24 @@ class RedisLimits:
         self._lock = new_lock()  # guards _ask_again_at
         self._ask_again_at = 0.0  # 0: Redis answers
 
-    def take(self, name: str, key: str, tokens: Tokens, patience: float) -> tuple[bool, float] | None:
-        """Take tokens of a bucket for all replicas.
+    def take(self, name: str, key: str, tokens: Tokens, patience: float) -> Grant | None:
+        """Take tokens of a bucket for all replicas, if the wait for them is within patience (in seconds).
 
         Returns:
-            Whether they were taken, and the seconds to wait for them; `None` if Redis does not answer.
+            What came of it; `None` if Redis does not answer.
         """
         if not self._may_ask():
             return None
         try:
-            taken, wait = cast(
-                "list[Any]", self._client.eval(_TAKE, 1, self._key(name, key), *tokens, patience)
-            )
+            reply = cast("list[Any]", self._client.eval(_TAKE, 1, self._key(name, key), *tokens, patience))
         except (redis.RedisError, OSError) as error:
             self._miss(error)
             return None
         self._ask_again_at = 0.0
-        return bool(taken), float(wait)
+        taken, wait, receipt = reply
+        return Grant(bool(taken), float(wait), receipt.decode() if isinstance(receipt, bytes) else receipt)
 
-    async def atake(self, name: str, key: str, tokens: Tokens, patience: float) -> tuple[bool, float] | None:
+    async def atake(self, name: str, key: str, tokens: Tokens, patience: float) -> Grant | None:
         """Take tokens like `take`, without blocking the loop.
 
         In a thread: connections of asyncio belong to one loop and have to be closed in it, ours serve every loop.
@@ -106,10 +109,10 @@ class RedisLimits:
 
         return await asyncio.to_thread(self.take, name, key, tokens, patience)
 
-    def give_back(self, name: str, key: str, tokens: Tokens) -> None:
-        """Return tokens whose call was not made; lost if Redis does not answer."""
+    def give_back(self, name: str, key: str, tokens: Tokens, receipt: str) -> None:
+        """Return tokens whose call was not made; lost if others queue behind them, or Redis does not answer."""
         try:
-            self._client.eval(_GIVE_BACK, 1, self._key(name, key), tokens.interval, tokens.weight)
+            self._client.eval(_GIVE_BACK, 1, self._key(name, key), tokens.interval, tokens.weight, receipt)
         except (redis.RedisError, OSError) as error:
             self._miss(error)
 
