@@ -67,9 +67,8 @@ class Deadline(Policy):
 
     async def __aenter__(self) -> Self:
         if self._timers is None:
-            from paintkit._expiry import (
-                Timers,
-            )  # imports asyncio, which blocking programs never need
+            # Late, for it imports asyncio, which blocking programs never need.
+            from paintkit._expiry import Timers
 
             self._timers = Timers(self.seconds)
         entry = self._open()

@@ -148,9 +148,8 @@ class Timeout(Policy):
     def _start(self, due: float) -> Expiry:
         """Begin the expiry of a call of the current task."""
         if self._timers is None:
-            from paintkit._expiry import (
-                Timers,
-            )  # imports asyncio, which blocking programs never need
+            # Late, for it imports asyncio, which blocking programs never need.
+            from paintkit._expiry import Timers
 
             self._timers = Timers(self.seconds)
         return self._timers.start(due - clock.now())
