@@ -9,18 +9,11 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from paintkit import _arguments
-from paintkit.cache.cached import (
-    AsyncCached,
-    AsyncExtras,
-    Cached,
-    Extras,
-    Options,
-    cached,
-    checked_tags,
-    extras_of,
-)
+from paintkit.cache.cached import cached
+from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Extras, extras_of
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
+from paintkit.cache.loading import Options, checked_tags
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
 from paintkit.machines.freshness import Freshness

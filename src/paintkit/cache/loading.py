@@ -1,0 +1,308 @@
+"""What happens at a miss: a call finds its place, and gets its value there, by a flight, an old value, or a load of its own.
+
+Written once for both colours; the happy path, which finds the value, is in the wrappers of `cached`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from paintkit import _arguments, ambient, clock
+from paintkit._record import Record
+from paintkit._runtime import Failure, Outcome, Success, drive
+from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
+from paintkit.cache.invalidation import OfCall
+from paintkit.cache.keeping import KeptError
+from paintkit.cache.keys import Identity, freeze
+from paintkit.cache.memory import Entry, Section
+
+if TYPE_CHECKING:
+    import functools
+    from contextvars import ContextVar
+
+    from paintkit.cache.keeping import Keeping, Verdict
+    from paintkit.cache.reports import Explanation
+    from paintkit.cache.store import Store
+
+__all__ = ["Arguments", "KeyMaker", "Loader", "Options", "Picker", "checked_tags"]
+
+#: More tags than these on one entry are a mistake.
+_MOST_TAGS = 16
+
+KeyMaker = Callable[[tuple[Any, ...], Mapping[str, Any], list[Identity]], tuple[Hashable, type | None]]
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
+Picker = Callable[[tuple[Any, ...], Mapping[str, Any]], Arguments]
+
+
+class Options(Record):
+    """How a function is cached; checked by whoever makes it.
+
+    Attributes:
+        key_func: Makes a key from the call as it was made.
+        ignore: Names of parameters that are no part of the key.
+        vary: Context variables that are.
+        tags: The tags, or what makes them from the bound arguments.
+        keeping: What is kept, and for how long.
+    """
+
+    key_func: Callable[..., str] | None
+    ignore: frozenset[str]
+    vary: tuple[ContextVar[Any], ...]
+    tags: tuple[str, ...] | Callable[..., Iterable[str]]
+    keeping: Keeping
+
+
+class Loader:
+    """Finds the place of a call, and gets its value there.
+
+    Args:
+        store: Where values are.
+        section: The function's part of it.
+        options: How the function is cached.
+        make_key: Makes a key of bound arguments.
+        pick: Leaves the ignored ones out of bound arguments.
+        method: Whether the first argument is the object whose method it is.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        section: Section,
+        options: Options,
+        make_key: KeyMaker,
+        pick: Picker | None,
+        *,
+        method: bool,
+    ) -> None:
+        # The function itself is not in here: entries lead to the section, and must not keep the function alive.
+        self.store = store
+        self.section = section
+        self.options = options
+        self._make_key = make_key
+        self._pick = pick
+        self._method = method
+
+    def locate(self, later: functools.partial[Any], label: str | None = None) -> Entry:
+        """Return the place of a bound call; `label` is its key if a `key_func` made one."""
+        identities: list[Identity] = []
+        variant = self.variant(identities) if self.options.vary else None
+        if label is not None:
+            return Entry(self.section.table, label, None, tuple(identities), variant)
+        table, args = self.section.table, later.args
+        named: Mapping[str, Any] = later.keywords
+        if self._method:
+            table, args = self.store.table_of(self.section, args[0]), args[1:]
+        if self._pick is not None:
+            args, named = self._pick(args, named)
+        key, kind = self._make_key(args, named, identities)
+        return Entry(table, key, kind, tuple(identities), variant)
+
+    def variant(self, identities: list[Identity] | None = None) -> Hashable:
+        """Return what the context variables say that calls vary by."""
+        found: list[Identity] = [] if identities is None else identities
+        return tuple(_state(variable, found) for variable in self.options.vary)
+
+    def miss(self, later: functools.partial[Any], label: str | None = None) -> Any:
+        """Return the value of a call that the wrapper did not find, in blocking code."""
+        call = self.locate(later, label)
+        served = self.look(call)
+        return served.unwrap() if served is not None else drive(self._get(call, later, label, BLOCKING))
+
+    async def amiss(self, later: functools.partial[Any], label: str | None = None) -> Any:
+        """Return the value of a call that the wrapper did not find, in asyncio."""
+        call = self.locate(later, label)
+        served = self.look(call)
+        return served.unwrap() if served is not None else await self._get(call, later, label, ASYNCIO)
+
+    def look(self, call: Entry, *, use: bool = True) -> Outcome[Any] | None:
+        """Look again: the key may be one that no wrapper can build, or some unit of work may have changed something."""
+        entry = call.table.get(call.key)
+        if entry is None:
+            return None
+        answer = entry.answer()  # before the time: an entry that leaves loses first its time, then its value
+        # Out of the way of calls a value counts as long as it is fresh, and not until it should be renewed.
+        until = max(entry.due, entry.expires) if not use or isinstance(answer, Failure) else entry.due
+        if until <= clock.now():
+            return None
+        if ambient.process.dirty_units:
+            unit = ambient.unit_of_work.get()
+            if unit is not None and self.store.is_dirty(entry, unit):
+                return None
+        entry.hits += use
+        return answer
+
+    async def _get(
+        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
+    ) -> Any:
+        self._complete(call, later, label)
+        unit = ambient.unit_of_work.get()
+        if unit is not None:
+            self.store.note_miss(call)
+            return (await self._load_inside(unit, call, later, runtime)).unwrap()
+        while True:
+            mine = Flight(call, self.section.keeping.loader_timeout)
+            begun: Outcome[Any] | Flight | None = None
+            landing: Landing | None = None
+            try:
+                begun = self.store.begin(mine)
+                landing = await self._fly(begun, mine, later, runtime)
+                if landing is None:
+                    landing = (await self._load_alone(call, later, runtime)).outcome
+                if not isinstance(landing, Abandoned):
+                    return landing.unwrap()
+                if begun is mine:
+                    raise landing.error
+            finally:
+                if mine.adrift:
+                    self.store.land(mine, Abandoned(InterruptedError("the leader was interrupted")))
+                # The traceback of an error holds this frame, which must not hold the error.
+                del mine, begun, landing
+
+    async def _fly(
+        self,
+        begun: Outcome[Any] | Flight | None,
+        mine: Flight,
+        later: functools.partial[Any],
+        runtime: Runtime,
+    ) -> Landing | None:
+        """Return what a call comes to that began like this; `None` if it has to load alone."""
+        if begun is None:
+            return None
+        if isinstance(begun, Success | Failure):
+            if mine.registered:
+                mine.kept = True
+                runtime.launch(mine, later, self.store)
+            return begun
+        keeping = self.section.keeping
+        if begun is mine and not keeping.apart:
+            await runtime.lead(mine, later, self.store)
+        else:
+            if begun is mine:
+                mine.kept = keeping.soft_timeout is not None
+                runtime.launch(mine, later, self.store)
+            soft = None if mine.fallback is None else keeping.soft_timeout
+            waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
+            if not waited:
+                return None if waited is False else self._help_out(mine)
+        landing = begun.landed()
+        return (
+            self._help_out(mine)
+            if mine.fallback is not None and _is_in_need(landing, own=begun is mine)
+            else landing
+        )
+
+    def _help_out(self, flight: Flight) -> Landing | None:
+        """Return the old value that a call found."""
+        self.store.note_stale(flight.call)
+        return flight.fallback
+
+    async def renew(
+        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
+    ) -> Any:
+        """Load whatever is there already, and replace it."""
+        self._complete(call, later, label)
+        unit = ambient.unit_of_work.get()
+        if unit is not None:
+            return (await self._load_inside(unit, call, later, runtime)).unwrap()
+        began = ambient.process.epoch
+        verdict = await self._load_alone(call, later, runtime)
+        try:
+            self.store.keep(call, verdict, since=began)
+            return verdict.outcome.unwrap()
+        finally:
+            del verdict  # the traceback of an error holds this frame, which must not hold the error
+
+    def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
+        """Store a value that somebody else has made."""
+        self._complete(call, later, label)
+        self.store.put(call, value, OfCall(call))
+
+    def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
+        """Tell what is known of a call."""
+        from paintkit.cache.reports import Explanation  # what few programs ask for, none should pay for
+
+        self._complete(call, later, label)
+        fresh = self.look(call, use=False) is not None
+        entry, cause, loading = self.store.look_into(call)
+        now = clock.now()
+        dirty = entry is not None and now < entry.expires
+        return Explanation(
+            key=call.key,
+            level=None if entry is None else "memory",
+            fresh=fresh,
+            age=None if entry is None else now - entry.loaded,
+            expires_in=None if entry is None else entry.expires - now,
+            tags=call.labels,
+            missed=None if fresh else "dirty" if dirty else cause,
+            loading=loading,
+        )
+
+    def _complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
+        """Fill in what only a load needs to know of a call."""
+        call.labels = self._labels(later, label)
+        if call.identities:
+            self.store.mourn(call.identities)
+
+    async def _load_inside(
+        self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
+    ) -> Outcome[Any]:
+        """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
+        verdict = await self._load_alone(call, later, runtime)
+        if not unit.wrote and not self.store.is_dirty(call, unit):
+            self.store.keep(call, verdict, since=unit.began)
+        return verdict.outcome
+
+    async def _load_alone(self, call: Entry, later: Callable[[], Any], runtime: Runtime) -> Verdict:
+        """Load in the caller's own thread and task, for the caller alone."""
+        started = clock.now()
+        failed = True
+        try:
+            outcome = await runtime.call(later)
+            verdict = self.section.keeping.judge(outcome, clock.now() - started)
+            failed = isinstance(verdict.outcome, Failure)
+        finally:
+            self.store.note_load(call, clock.now() - started, failed=failed)
+        return verdict
+
+    def _labels(self, later: functools.partial[Any], label: str | None) -> tuple[str, ...]:
+        tags = self.options.tags
+        if callable(tags):
+            args = later.args[1:] if self._method else later.args
+            tags = checked_tags(tags(*args, **later.keywords))
+        return tags if label is None else (label, *tags)
+
+
+def _state(variable: ContextVar[Any], identities: list[Identity]) -> Hashable:
+    try:
+        value = variable.get()
+    except LookupError:
+        return None  # nothing freezes to this
+    return freeze(value, identities)
+
+
+def _is_in_need(landing: Landing, *, own: bool) -> bool:
+    """Whether an old value may help out: the load failed, which is not the same as a failure for an answer."""
+    if isinstance(landing, Abandoned):
+        return own and isinstance(landing.error, Exception)
+    return isinstance(landing, Failure) and not isinstance(landing, KeptError)
+
+
+def checked_tags(tags: object) -> tuple[str, ...]:
+    """Return tags as a tuple.
+
+    Raises:
+        TypeError: They are no collection of strings.
+        ValueError: One is empty, or they are more than 16.
+    """
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise TypeError(
+            f"tags must be a collection of strings, not {tags!r} ({type(tags).__name__}); for one tag write (tag,)"
+        )
+    found = tuple(dict.fromkeys(tags))
+    if len(found) > _MOST_TAGS:
+        raise ValueError(f"tags must be at most {_MOST_TAGS}, not {len(found)}")
+    for tag in found:
+        _arguments.label("a tag", tag)
+    return found
