@@ -71,6 +71,7 @@ class Sight:
         version: bytes | None,
         tokens: tuple[bytes, ...] = (),
         value: Success[Any] | _Same | None = None,
+        *,
         fresh: float = 0.0,
         left: float = 0.0,
         seconds: float = 0.0,
