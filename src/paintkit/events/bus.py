@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, overload
 
 from paintkit import _arguments, _wrap, ambient, observations
+from paintkit.events.handlers import (
+    Handler,
+    HandlerFailure,
+    Registration,
+    Weak,
+    checked,
+    refuse_awaitable,
+)
 from paintkit.observations import Subscription
+
+if TYPE_CHECKING:
+    from paintkit.envelope import Envelope, Kind
+    from paintkit.events.transport import Transport
 
 __all__ = ["EventBus", "EventBusStats", "HandlerFailure"]
 
-Handler = Callable[[Any], object]
 H = TypeVar("H", bound=Handler)
 
 _ABSENT: Final[Any] = object()
-
-
-class HandlerFailure(NamedTuple):
-    """One handler failed on one event.
-
-    Attributes:
-        event_type: The type under which the event was published.
-        data: What was published.
-        handler: The handler that failed.
-        error: What it raised.
-    """
-
-    event_type: str
-    data: Any
-    handler: Handler
-    error: Exception
+_KINDS: Final = ("work", "broadcast")
 
 
 class EventBusStats(TypedDict):
@@ -53,19 +49,6 @@ class EventBusStats(TypedDict):
     handlers: dict[str, int]
 
 
-class _Registration(NamedTuple):
-    pattern: str
-    handler: Handler
-    wants: Callable[[str], object]
-
-    @classmethod
-    def of(cls, pattern: str, handler: Handler) -> _Registration:
-        if "*" not in pattern:
-            return cls(pattern, handler, pattern.__eq__)
-        expression = ".*".join(map(re.escape, pattern.split("*")))
-        return cls(pattern, handler, re.compile(expression, re.DOTALL).fullmatch)
-
-
 class EventBus:
     """Delivers events to handlers, in the publisher's thread or task, in the order in which they were registered.
 
@@ -76,16 +59,21 @@ class EventBus:
     Handlers are `def` or `async def`. The latter run where somebody awaits them: in `apublish`, and after the commit of an
     async unit of work. Elsewhere they fail, as above: nothing is ever dropped in silence.
 
+    With a transport, events go to whoever is subscribed in the process that the transport delivers in, this one or
+    another: at least once, and each handler's failure is tried again without the others. What is published then has to be
+    JSON. See `paintkit.sqlalchemy.Outbox` and `paintkit.redis.RedisStreams`.
+
     The bus keeps its handlers alive until they are cancelled. All methods may be called from any thread, and from handlers.
 
     Args:
         name: What the bus is called in logs and observations.
+        transport: What carries the events; it belongs to this bus alone. Without one, they stay in this process.
         on_error: Called with each `HandlerFailure`, after it was logged; may not be `async def`. If it raises an
             `Exception`, that is logged.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: `name` is empty.
+        ValueError: `name` is empty, or the transport has a bus already.
 
     Example:
         >>> bus = EventBus()
@@ -101,27 +89,55 @@ class EventBus:
     """
 
     def __init__(
-        self, name: str = "events", *, on_error: Callable[[HandlerFailure], object] | None = None
+        self,
+        name: str = "events",
+        *,
+        transport: Transport | None = None,
+        on_error: Callable[[HandlerFailure], object] | None = None,
     ) -> None:
         #: What the bus is called in logs and observations.
         self.name = _arguments.label("name", name)
         self._on_error = on_error if on_error is None else _arguments.callback("on_error", on_error)
         # Guards the counts and every change of these three; the tuples are replaced whole and read without it.
         self._lock = threading.Lock()
-        self._registrations: tuple[_Registration, ...] = ()
-        self._wildcards: tuple[_Registration, ...] = ()
+        self._registrations: tuple[Registration, ...] = ()
+        self._wildcards: tuple[Registration, ...] = ()
         self._handlers: dict[
             str, tuple[Handler, ...]
         ] = {}  # by event type, of types that somebody named exactly
+        self._dead: deque[Registration] = deque()  # weak ones whose object is gone
         self._published = self._deferred = self._delivered = self._failed = 0
+        self._transport = transport
+        if transport is not None:
+            _arguments.having("transport", transport, "attach", "a transport, such as an Outbox").attach(self)
 
     @overload
-    def subscribe(self, event_type: str) -> Callable[[H], H]: ...
+    def subscribe(
+        self, event_type: str, *, name: str | None = None, kind: Kind = "work", idempotent: bool = False
+    ) -> Callable[[H], H]: ...
 
     @overload
-    def subscribe(self, event_type: str, handler: Handler) -> Subscription: ...
+    def subscribe(
+        self,
+        event_type: str,
+        handler: Handler,
+        *,
+        weak: bool = False,
+        name: str | None = None,
+        kind: Kind = "work",
+        idempotent: bool = False,
+    ) -> Subscription: ...
 
-    def subscribe(self, event_type: str, handler: Handler = _ABSENT) -> Subscription | Callable[[H], H]:
+    def subscribe(
+        self,
+        event_type: str,
+        handler: Handler = _ABSENT,
+        *,
+        weak: bool = False,
+        name: str | None = None,
+        kind: Kind = "work",
+        idempotent: bool = False,
+    ) -> Subscription | Callable[[H], H]:
         """Call `handler(data)` for every event of a type, or decorate a handler.
 
         Args:
@@ -129,6 +145,14 @@ class EventBus:
                 `paint.stock.moved`, `"*"` means everything.
             handler: A function, `def` or `async def`. One that is registered twice is called twice. Without it, the return value is a
                 decorator that registers a function and returns it unchanged.
+            weak: Do not keep the object alive whose bound method the handler is: the registration ends with it.
+            name: What a transport calls the handler, in every process and after every restart (default: the module and
+                name of the function). It is how a transport knows who has handled an event, so keep it when you rename
+                the function. Without a transport it is not used.
+            kind: With a transport: `"work"` runs the handler in one of the processes that subscribe it, `"broadcast"` in
+                each of them that is there at the time.
+            idempotent: With a transport: it does no harm to run the handler again for the same event. It then runs outside
+                of any unit of work. Say so of what acts elsewhere than in the database, such as on a cache.
 
         Returns:
             The registration, to be ended by `.cancel()` or as a context manager; or the decorator. An event that is
@@ -136,45 +160,81 @@ class EventBus:
 
         Raises:
             TypeError: An argument is of the wrong kind, or the handler is a generator function, whose body nobody would
-                run.
-            ValueError: `event_type` is empty.
+                run; `weak` was said of something else than a bound method.
+            ValueError: `event_type` is empty. With a transport: another handler is called so, or the transport cannot
+                give this one what it needs.
         """
         pattern = _arguments.label("event_type", event_type)
-        if handler is _ABSENT:
-            return partial(self._decorate, pattern)
-        return self._register(pattern, handler)
+        _arguments.choice("kind", kind, _KINDS)
+        _arguments.flag("idempotent", idempotent)
+        register = partial(self._register, pattern, name=name, kind=kind, idempotent=idempotent)
+        if handler is not _ABSENT:
+            return register(handler, weak=_arguments.flag("weak", weak))
+        if weak:
+            raise TypeError(
+                "weak=True is for a method of an object: subscribe(event_type, an_object.method, weak=True)"
+            )
 
-    def publish(self, event_type: str, data: Any = None) -> None:
+        def decorator(handler: H) -> H:
+            register(handler)
+            return handler
+
+        return decorator
+
+    def publish(self, event_type: str, data: Any = None, *, ordering_key: str | None = None) -> None:
         """Tell every handler of `event_type` what happened; inside an open unit of work, after its commit.
 
         Args:
             event_type: The exact type. One that nobody waits for is fine.
-            data: Handed to each handler as it is: the same object.
+            data: Handed to each handler as it is: the same object. With a transport: data that JSON can carry.
+            ordering_key: With a transport: events of one key are handled one after another, in the order of their commits.
+                Without one, all events are anyway.
 
         Raises:
-            TypeError: `event_type` is no string.
-            ValueError: `event_type` is empty or a pattern.
+            TypeError: `event_type` is no string; with a transport, `data` cannot be JSON, and nothing was published.
+            ValueError: `event_type` is empty or a pattern; with a transport, a number in `data` is not finite.
         """
         self._check_published(event_type)
+        if self._transport is not None:
+            envelope = self._enclosed(self._transport, event_type, data, ordering_key)
+            if envelope is not None:
+                self._transport.send(envelope)
+                self._count(1, 0, 0)
+            return
         unit = ambient.unit_of_work.get()
         if unit is None:
             self._deliver(event_type, data, published=1)
         else:
             self._defer(unit, event_type, data)
 
-    async def apublish(self, event_type: str, data: Any = None) -> None:
-        """Do as `publish` does, and await the handlers that are `async def`, one after the other.
+    async def apublish(self, event_type: str, data: Any = None, *, ordering_key: str | None = None) -> None:
+        """Do as `publish` does, and await the handlers that are `async def`, one after the other, or the transport.
 
         Raises:
-            TypeError: `event_type` is no string.
-            ValueError: `event_type` is empty or a pattern.
+            TypeError: As for `publish`.
+            ValueError: As for `publish`.
         """
         self._check_published(event_type)
+        if self._transport is not None:
+            envelope = self._enclosed(self._transport, event_type, data, ordering_key)
+            if envelope is not None:
+                await self._transport.asend(envelope)
+                self._count(1, 0, 0)
+            return
         unit = ambient.unit_of_work.get()
         if unit is None:
             await self._adeliver(event_type, data, published=1)
         else:
             self._defer(unit, event_type, data)
+
+    @property
+    def transport(self) -> Transport | None:
+        """What carries the events; `None` if they stay in this process."""
+        return self._transport
+
+    def receivers(self) -> tuple[Registration, ...]:
+        """Return who is subscribed at this moment, in order of registration: for transports."""
+        return self._registrations
 
     def get_stats(self) -> EventBusStats:
         """Return the totals since the bus was made, as plain data."""
@@ -193,23 +253,68 @@ class EventBus:
     def __repr__(self) -> str:
         return f"<EventBus {self.name!r}: {len(self._registrations)} handlers>"
 
-    def _decorate(self, pattern: str, handler: H) -> H:
-        self._register(pattern, handler)
-        return handler
-
-    def _register(self, pattern: str, handler: Handler) -> Subscription:
-        registration = _Registration.of(pattern, _checked_handler(handler))
+    def _register(
+        self,
+        pattern: str,
+        handler: Handler,
+        *,
+        weak: bool = False,
+        name: str | None,
+        kind: Kind,
+        idempotent: bool,
+    ) -> Subscription:
+        registration = Registration(
+            pattern,
+            checked(handler),
+            name=_wrap.name_of(handler) if name is None else _arguments.label("name", name),
+            kind=kind,
+            idempotent=idempotent,
+            settle=self._settle,
+        )
+        if weak:
+            registration.handler = Weak(handler, partial(self._died, registration))
         with self._lock:
+            if self._transport is not None:
+                self._admit(self._transport, registration)
             self._replace((*self._registrations, registration), pattern)
+        self._bury()
         return Subscription(partial(self._unregister, registration))
 
-    def _unregister(self, registration: _Registration) -> None:
-        with self._lock:
-            # By identity: an equal registration of the same function is another one.
-            kept = tuple(one for one in self._registrations if one is not registration)
-            self._replace(kept, registration.pattern)
+    def _admit(self, transport: Transport, registration: Registration) -> None:
+        if any(one.name == registration.name for one in self._registrations):
+            raise ValueError(
+                f"{self.name} has a handler called {registration.name!r} already: give each a name=, which stays the same "
+                "in every process, for by it the transport knows who has handled an event"
+            )
+        transport.admit(registration)
 
-    def _replace(self, registrations: tuple[_Registration, ...], changed: str) -> None:
+    def _unregister(self, registration: Registration) -> None:
+        with self._lock:
+            self._forget(registration)
+        self._bury()
+
+    def _forget(self, registration: Registration) -> None:
+        kept = tuple(one for one in self._registrations if one is not registration)
+        if len(kept) < len(self._registrations):
+            self._replace(kept, registration.pattern)
+            if self._transport is not None:
+                self._transport.dismiss(registration)
+
+    def _died(self, registration: Registration) -> None:
+        """Note that a weak handler's object is gone: told by the garbage collector, maybe while this thread has the lock."""
+        self._dead.append(registration)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Forget the dead, unless somebody has the lock, who will do it then."""
+        while self._dead and self._lock.acquire(blocking=False):
+            try:
+                while self._dead:
+                    self._forget(self._dead.popleft())
+            finally:
+                self._lock.release()
+
+    def _replace(self, registrations: tuple[Registration, ...], changed: str) -> None:
         """Make the tables say `registrations`, which differ from before in `changed` alone."""
         self._registrations = registrations
         self._wildcards = tuple(one for one in registrations if "*" in one.pattern)
@@ -230,6 +335,23 @@ class EventBus:
         if "*" in _arguments.label("event_type", event_type):
             raise ValueError(f"event_type must be one type to publish, not the pattern {event_type!r}")
 
+    def _enclosed(
+        self, transport: Transport, event_type: str, data: Any, ordering_key: str | None
+    ) -> Envelope | None:
+        """Make an envelope; `None` if it goes with the open unit of work, else it is for the caller to send."""
+        from paintkit.envelope import Envelope
+
+        envelope = Envelope.of(event_type, data, ordering_key=ordering_key)
+        unit = ambient.unit_of_work.get()
+        if unit is None:
+            return envelope
+        if not transport.enlist(envelope):
+            unit.defer(partial(transport.asend if unit.is_async else transport.send, envelope))
+        with self._lock:
+            self._published += 1
+            self._deferred += 1
+        return None
+
     def _defer(self, unit: ambient.UnitOfWork, event_type: str, data: Any) -> None:
         deliver = self._adeliver if unit.is_async else self._deliver
         unit.defer(partial(deliver, event_type, data, published=0))
@@ -244,7 +366,7 @@ class EventBus:
             try:
                 result = handler(data)
                 if result is not None:
-                    _refuse_awaitable(result)
+                    refuse_awaitable(result)
             except Exception as error:  # noqa: BLE001 - whatever a handler raises is reported, and stops nobody
                 failed += 1
                 self._report(HandlerFailure(event_type, data, handler, error))
@@ -268,6 +390,12 @@ class EventBus:
         if handlers is None:
             return tuple(one.handler for one in self._wildcards if one.wants(event_type))
         return handlers
+
+    def _settle(self, failure: HandlerFailure | None) -> None:
+        """An attempt by the transport is over."""
+        if failure is not None:
+            self._report(failure)
+        self._count(0, failure is None, failure is not None)
 
     def _count(self, published: int, delivered: int, failed: int) -> None:
         with self._lock:
@@ -296,22 +424,3 @@ class EventBus:
             self._on_error(failure)
         except Exception:
             log.exception("%s: on_error %r failed", self.name, self._on_error)
-
-
-def _checked_handler(handler: Handler) -> Handler:
-    if not callable(handler):
-        raise TypeError(f"handler must be callable, not {handler!r} ({type(handler).__name__})")
-    colour = _wrap.colour_of(handler)
-    if colour not in {_wrap.Colour.BLOCKING, _wrap.Colour.ASYNCIO}:
-        raise TypeError(
-            f"handler must not be a {colour.value} function: nothing would run {_wrap.name_of(handler)}"
-        )
-    return handler
-
-
-def _refuse_awaitable(result: object) -> None:
-    try:
-        _arguments.settled("the handler", result)
-    except TypeError as error:
-        error.add_note("an async handler needs `await bus.apublish(...)`, or an async unit of work")
-        raise
