@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paintkit.ambient import remaining as remaining
     from paintkit.batching import RequestBatcher as RequestBatcher
     from paintkit.budget import RetryBudget as RetryBudget
+    from paintkit.cache.eviction import S3FIFOCache as S3FIFOCache
     from paintkit.cache.manager import CacheManager as CacheManager
     from paintkit.components import ComponentManager as ComponentManager
     from paintkit.errors import (
@@ -94,6 +95,7 @@ _HOMES = {
     "caused_by": "predicates",
     "circuit_breaker": "policies._circuit_breaker",
     "RetryBudget": "budget",
+    "S3FIFOCache": "cache.eviction",
     "timeout": "policies._timeout",
     "rate_limit": "policies._rate_limit",
     "pipeline": "_pipeline",

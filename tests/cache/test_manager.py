@@ -122,6 +122,7 @@ def test_statistics_of_a_new_cache():
     """Before the first look-up everything is zero, the hit rate included."""
     stats = CacheManager(maxsize=7).get_stats()
     assert 7 == stats.pop("maxsize")
+    assert stats.pop("max_weight") is None
     assert {0} == set(stats.values())
     assert isinstance(stats["hit_rate"], float)
 

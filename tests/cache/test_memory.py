@@ -163,7 +163,7 @@ def test_evictions_are_observed():
         load(1)
         load(2)
         cache.invalidate("tag")
-    assert [("cache.evicted", "paints"), ("cache.invalidated", "paints")] == [
+    assert [("cache.removed", "paints"), ("cache.invalidated", "paints")] == [
         (one.kind, one.source) for one in seen
     ]
     assert "tag" == seen[1].details["target"]

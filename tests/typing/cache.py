@@ -5,9 +5,10 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, assert_type
 
-from paintkit import CacheManager
-from paintkit.cache.eviction import S3FIFOCache
-from paintkit.cache.reports import CacheInfo, Explanation
+import cachetools
+
+from paintkit import CacheManager, S3FIFOCache
+from paintkit.cache.reports import CacheInfo, Explanation, Removal
 
 cache = CacheManager("studio", maxsize=100, timeout=None)
 
@@ -66,6 +67,9 @@ class Shelf:
         return b"" * number
 
 
+leaving: list[Removal] = []
+
+
 def blocking() -> None:
     """Everything that is checked of blocking code."""
     assert_type(paint(1, page=2), str)
@@ -92,6 +96,10 @@ def blocking() -> None:
     cache.invalidate(pattern="paint_*")
     assert_type(cache.get_stats()["hit_rate"], float)
     assert_type(S3FIFOCache[str, int](10)["a"], int)
+    CacheManager(policy=cachetools.LRUCache, max_weight=10, weigh=len, on_removal=leaving.append)
+    CacheManager(policy=S3FIFOCache)
+    CacheManager(policy=lambda maxsize: cachetools.RRCache(maxsize, choice=min))
+    assert_type(leaving[0].hits, int)
 
 
 async def asynchronous() -> None:
@@ -118,4 +126,5 @@ def refused() -> None:
     paint.put(b"red", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    CacheManager(policy=dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(steal=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

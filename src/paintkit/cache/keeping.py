@@ -35,14 +35,16 @@ class Verdict:
         outcome: What callers get.
         timeout: For how many seconds it is kept: 0 if not, `None` if for ever.
         seconds: How long it took to come.
+        weight: How much of the cache's `max_weight` it takes.
     """
 
-    __slots__ = ("outcome", "seconds", "timeout")
+    __slots__ = ("outcome", "seconds", "timeout", "weight")
 
     def __init__(self, outcome: Outcome[Any], timeout: float | None, seconds: float) -> None:
         self.outcome = outcome
         self.timeout = timeout
         self.seconds = seconds
+        self.weight = 0
 
 
 class Keeping(Record):

@@ -130,7 +130,8 @@ class Loader:
             unit = ambient.unit_of_work.get()
             if unit is not None and self.store.is_dirty(entry, unit):
                 return None
-        entry.hits += use
+        if use:
+            self.store.level.touch(entry)
         return answer
 
     async def _get(
@@ -260,7 +261,7 @@ class Loader:
         failed = True
         try:
             outcome = await runtime.call(later)
-            verdict = self.section.keeping.judge(outcome, clock.now() - started)
+            verdict = self.store.judge(call, outcome, clock.now() - started)
             failed = isinstance(verdict.outcome, Failure)
         finally:
             self.store.note_load(call, clock.now() - started, failed=failed)

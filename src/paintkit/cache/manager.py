@@ -14,12 +14,18 @@ from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Extras, extr
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
 from paintkit.cache.loading import Options, checked_tags
+from paintkit.cache.memory import MemoryLevel
+from paintkit.cache.removals import Removals
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
+from paintkit.cache.weights import weights
 from paintkit.machines.freshness import Freshness
 
 if TYPE_CHECKING:
-    from paintkit.cache.reports import CacheStats
+    from cachetools import Cache
+
+    from paintkit.cache.oracle import Oracle
+    from paintkit.cache.reports import CacheStats, Removal
     from paintkit.typing import ErrorMatch, Seconds
 
 __all__ = ["CacheManager"]
@@ -58,6 +64,15 @@ class CacheManager:
         maxsize: How many values are held at most (>= 1, default 10,000). Which one goes is decided by S3-FIFO: what was
             used once in a long time goes before what is used again and again.
         timeout: The default time to live in seconds (> 0, default 300) or a `timedelta`; `None`: values never expire.
+        policy: What decides instead of S3-FIFO which value goes: a class of `cachetools` such as `LFUCache`, or a function
+            that gets `maxsize` and returns an empty cache of such a class. It hears of a hit when the next value comes or
+            goes, and of the latest 1,024 in between. A value that is loaded anew is a new one to it.
+        max_weight: What the values may weigh together (>= 1), beside `maxsize`; a value that alone weighs more is not kept.
+            `None`: weight is no matter.
+        weigh: Returns the weight of a value, a whole number >= 0; `None`: about its size in bytes. An error that is kept
+            weighs nothing.
+        on_removal: Called with a `Removal` for every value that leaves: in order, outside all locks, by whichever thread comes
+            first; what it raises is logged.
 
     Raises:
         TypeError: An argument is of the wrong kind.
@@ -80,10 +95,29 @@ class CacheManager:
         1
     """
 
-    def __init__(self, name: str = "cache", *, maxsize: int = 10_000, timeout: Seconds | None = 300) -> None:
+    def __init__(
+        self,
+        name: str = "cache",
+        *,
+        maxsize: int = 10_000,
+        timeout: Seconds | None = 300,
+        policy: Callable[[int], Cache[Any, Any]] | None = None,
+        max_weight: int | None = None,
+        weigh: Callable[[Any], int] | None = None,
+        on_removal: Callable[[Removal], object] | None = None,
+    ) -> None:
         self.name = _arguments.label("name", name)
         self._timeout = None if timeout is None else _arguments.seconds("timeout", timeout, most=math.inf)
-        self._store = Store(self.name, _arguments.count("maxsize", maxsize))
+        removals = Removals(
+            self.name, None if on_removal is None else _arguments.callback("on_removal", on_removal)
+        )
+        level = MemoryLevel(
+            _arguments.count("maxsize", maxsize),
+            removals,
+            None if policy is None else _oracle(policy, maxsize),
+            weights(self.name, max_weight, weigh),
+        )
+        self._store = Store(self.name, level, removals)
 
     @overload
     def cache_result(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
@@ -308,6 +342,7 @@ class CacheManager:
         entries = self._store.sweep()
         totals = self._store.totals()
         lookups = totals.hits + totals.misses
+        weighed = self._store.level.weights
         return {
             "entries": len(entries),
             "maxsize": self._store.level.maxsize,
@@ -326,6 +361,9 @@ class CacheManager:
             "evictions": self._store.level.evictions,
             "expirations": self._store.level.expirations,
             "invalidations": self._store.invalidations,
+            "weight": 0 if weighed is None else weighed.total,
+            "max_weight": None if weighed is None else weighed.most,
+            "too_heavy": 0 if weighed is None else weighed.refused,
         }
 
     def __repr__(self) -> str:
@@ -343,6 +381,12 @@ class CacheManager:
         if callable(what):
             return OfFunction(self.of(what).section)
         return Labelled(_arguments.label("the key or tag", what))
+
+
+def _oracle(policy: object, maxsize: int) -> Oracle:
+    from paintkit.cache.oracle import oracle  # loads cachetools, which nothing else needs
+
+    return oracle(policy, maxsize)
 
 
 def _time_to_live(value: Any) -> float | Callable[[Any], Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from paintkit._runtime import Outcome, Success
 from paintkit.cache.keeping import KeptError
@@ -17,9 +17,13 @@ from paintkit.machines.s3fifo import S3FIFO, Node
 if TYPE_CHECKING:
     from paintkit.cache.keeping import Keeping
     from paintkit.cache.keys import Identity
+    from paintkit.cache.oracle import Oracle
+    from paintkit.cache.removals import Removals
+    from paintkit.cache.reports import RemovalCause
+    from paintkit.cache.weights import Weights
     from paintkit.machines.freshness import Life
 
-__all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Section", "Table"]
+__all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Policy", "Section", "Table"]
 
 #: Why a value is not there (any more).
 Cause = Literal["never", "expired", "invalidated", "evicted"]
@@ -192,17 +196,46 @@ class Entry(Node):
         return hash((id(self.table), self.key))
 
 
+class Policy(Protocol):
+    """Decides which entry has to go; an entry that is in has a `queue`, whatever that is."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Entry]: ...
+
+    def admit(self, entry: Entry, /) -> None:
+        """Take in an entry that was never in before."""
+        ...
+
+    def remove(self, entry: Entry, /) -> None:
+        """Let an entry go that somebody else has no more use for."""
+        ...
+
+    def evict(self) -> Entry:
+        """Let the entry go that is the least likely to be used again, and return it."""
+        ...
+
+
 class MemoryLevel:
-    """Entries, bounded in number and in time.
+    """Entries, bounded in number, in time and, if they have weights, in weight.
 
     Args:
         maxsize: How many entries it holds at most (>= 1).
+        removals: Where to note what leaves.
+        oracle: Decides what has to go, and wants to know of hits; `None`: S3-FIFO, which counts them in the entries.
+        weights: What the values weigh.
     """
 
-    def __init__(self, maxsize: int) -> None:
+    def __init__(
+        self, maxsize: int, removals: Removals, oracle: Oracle | None = None, weights: Weights | None = None
+    ) -> None:
         #: How many entries it holds at most.
         self.maxsize = maxsize
-        self._policy: S3FIFO[Entry] = S3FIFO()
+        #: What the values weigh, if that is bounded.
+        self.weights = weights
+        #: What a hit has to be noted with, beside its count; needs no lock.
+        self.note: Callable[[Entry], object] | None = None if oracle is None else oracle.note
+        self._policy: Policy = S3FIFO[Entry]() if oracle is None else oracle
+        self._removals = removals
         # Entries of one span leave in the order in which they came. Those that left early are skipped.
         self._queues: dict[float, deque[Entry]] = {}
         self._queued = 0
@@ -222,29 +255,35 @@ class MemoryLevel:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._policy)
 
-    def add(self, entry: Entry, now: float, span: float | None) -> list[Entry]:
-        """Take in an entry in place of the one with its key, and return those that were evicted for it.
+    def touch(self, entry: Entry) -> None:
+        """Count a hit; needs no lock. The generated wrappers do the same in place."""
+        entry.hits += 1
+        if self.note is not None:
+            self.note(entry)
+
+    def add(self, entry: Entry, now: float, span: float | None, weight: int = 0) -> None:
+        """Take in an entry in place of the one with its key, and let go of what has to make room for it.
 
         Args:
             entry: It has its value.
             now: An instant of the clock.
             span: What its life is booked under, see `Life`.
+            weight: What it weighs: no more than all may.
         """
         self.sweep(now)
         former = entry.table.get(entry.key)
         if former is not None:
-            self.remove(former, "expired")  # it stands for a moment: the new one takes the place
-        evicted = []
-        while len(self._policy) >= self.maxsize:
-            leaving = self._policy.evict()
-            self._unlink(leaving, "evicted")
-            evicted.append(leaving)
-        self.evictions += len(evicted)
+            self.remove(former, "replaced")
+        weights = self.weights
+        while len(self._policy) >= self.maxsize or (weights is not None and weights.lack_room(weight)):
+            self._unlink(self._policy.evict(), "evicted")
+            self.evictions += 1
         self._policy.admit(entry)
+        if weights is not None:
+            weights.take_in(entry, weight)
         self._link(entry, span)
-        return evicted
 
-    def remove(self, entry: Entry, cause: Cause) -> None:
+    def remove(self, entry: Entry, cause: RemovalCause) -> None:
         """Let an entry go, if it is still in."""
         if entry.queue is not None:
             self._policy.remove(entry)
@@ -314,10 +353,14 @@ class MemoryLevel:
             self._causes.pop(entry.fingerprint(), None)
         entry.table.entries[entry.key] = entry  # last: from here on it is served
 
-    def _unlink(self, entry: Entry, cause: Cause) -> None:
-        self._causes[entry.fingerprint()] = cause
-        if len(self._causes) > _MOST_CAUSES:
-            self._causes.popitem(last=False)
+    def _unlink(self, entry: Entry, cause: RemovalCause) -> None:
+        if cause != "collected":
+            self._causes[entry.fingerprint()] = "expired" if cause == "replaced" else cause
+            if len(self._causes) > _MOST_CAUSES:
+                self._causes.popitem(last=False)
+        self._removals.note(entry, cause)
+        if self.weights is not None:
+            self.weights.let_go(entry)
         if entry.table.get(entry.key) is entry:
             del entry.table.entries[entry.key]
         entry.table.section.counters.hits += entry.hits

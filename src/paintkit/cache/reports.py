@@ -6,12 +6,16 @@ In a module of their own, since classes of named values take long to make, and o
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from paintkit.cache.memory import Cause
 
-__all__ = ["CacheInfo", "CacheStats", "Explanation"]
+__all__ = ["CacheInfo", "CacheStats", "Explanation", "Removal", "RemovalCause"]
+
+#: Why a value left: its time was over, it had to make room, somebody invalidated it, there is a newer one, or the function
+#: or object that it belongs to is gone.
+RemovalCause = Literal["expired", "evicted", "invalidated", "replaced", "collected"]
 
 
 class CacheStats(TypedDict):
@@ -35,6 +39,9 @@ class CacheStats(TypedDict):
         evictions: Values that had to make room.
         expirations: Values swept away when their time was over.
         invalidations: Invalidations that took effect.
+        weight: What the values weigh together; 0 without `max_weight`.
+        max_weight: What they may weigh, or `None`.
+        too_heavy: Values that were not kept because one alone weighs more.
     """
 
     entries: int
@@ -54,6 +61,9 @@ class CacheStats(TypedDict):
     evictions: int
     expirations: int
     invalidations: int
+    weight: int
+    max_weight: int | None
+    too_heavy: int
 
 
 class CacheInfo(NamedTuple):
@@ -114,3 +124,22 @@ class Explanation(NamedTuple):
     tags: tuple[str, ...]
     missed: Cause | Literal["dirty"] | None
     loading: bool
+
+
+class Removal(NamedTuple):
+    """What left a cache.
+
+    Attributes:
+        function: The function that it was a result of, by its full name.
+        key: The arguments of the call, as the cache sees them.
+        value: What the function returned, or the error that it raised.
+        cause: Why it left: `"expired"`, `"evicted"`, `"invalidated"`, `"replaced"` by a newer one, or `"collected"` with the
+            function or object that it belonged to.
+        hits: How often it was used.
+    """
+
+    function: str
+    key: Hashable
+    value: Any
+    cause: RemovalCause
+    hits: int

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from paintkit import ambient, clock, observations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from paintkit.cache.flights import Flight, Landing
+    from paintkit.cache.removals import Removals
+    from paintkit.cache.reports import RemovalCause
 
 __all__ = ["Store"]
 
@@ -38,16 +40,18 @@ class Store:
     """Entries, flights and the memory of invalidations of one cache.
 
     Args:
+        level: Where the entries are.
+        removals: Where it notes what leaves.
         name: The name of the cache, for observations.
-        maxsize: How many entries it holds at most (>= 1).
     """
 
-    def __init__(self, name: str, maxsize: int) -> None:
+    def __init__(self, name: str, level: MemoryLevel, removals: Removals) -> None:
         self.name = name
         # Guards all that follows, and the sections. Any allocation under it may run the finaliser of some garbage, which
         # may call this cache again: in the midst of a step nothing is begun, and what has to be done is put off.
         self.lock = threading.RLock()
-        self.level = MemoryLevel(maxsize)
+        self.level = level
+        self._removals = removals
         self.invalidations = 0
         self._flights: dict[tuple[Table, Hashable], Flight] = {}
         self._ledger = Ledger()
@@ -111,7 +115,7 @@ class Store:
             self._give_up(other, now)
             other = None
         if entry is not None and self._may_serve(entry, flight, other, now):
-            entry.hits += 1
+            self.level.touch(entry)
             return entry.answer()
         counters = call.table.section.counters
         counters.count_miss(self.level.cause_of(call) if entry is None else "expired")
@@ -152,6 +156,13 @@ class Store:
             if former is not None and former.due <= now < former.leaves:
                 former.due = flight.call.table.section.keeping.freshness.pause(now, former.leaves)
 
+    def judge(self, call: Entry, outcome: Outcome[Any], seconds: float = 0.0) -> Verdict:
+        """Return what becomes of the outcome of a call. Runs the user's code: not under the lock."""
+        section = call.table.section
+        verdict = section.keeping.judge(outcome, seconds)
+        weights = self.level.weights
+        return verdict if weights is None else weights.judge(verdict, section.name)
+
     def note_stale(self, call: Entry) -> None:
         """Count a call that was answered with an old value because no new one came."""
         with self.lock:
@@ -176,9 +187,8 @@ class Store:
         call = flight.call
         verdict = None
         if not isinstance(landing, Abandoned):
-            verdict = call.table.section.keeping.judge(landing, now - flight.started)
+            verdict = self.judge(call, landing, now - flight.started)
             landing = verdict.outcome
-        evicted: list[Entry] = []
         try:
             with self.lock:
                 if flight.closed:
@@ -190,45 +200,43 @@ class Store:
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
                     if verdict is not None:
-                        evicted = self._take_in(call, verdict, now)
+                        self._take_in(call, verdict, now)
                 _waste = self.level.take_waste()
         finally:
             flight.land(landing)
-        if evicted or self._graveyard or self._put_off:
-            self._afterwards(evicted)
+        self._afterwards()
         if isinstance(landing, Failure):
             observations.emit(
                 "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
             )
 
-    def _take_in(self, call: Entry, verdict: Verdict, now: float) -> list[Entry]:
-        """Store an outcome for its time, and return what was evicted for it."""
+    def _take_in(self, call: Entry, verdict: Verdict, now: float) -> None:
+        """Store an outcome for its time."""
         keeping = call.table.section.keeping
         if verdict.timeout != 0.0:
             value, life = keeping.life_of(verdict, now)
             call.fill(value, now, life)
-            return self.level.add(call, now, life.span)
+            self.level.add(call, now, life.span, verdict.weight)
+            return
         former = call.table.get(call.key)
         if former is not None:
             if isinstance(verdict.outcome, Success):
-                self.level.remove(former, "expired")  # there is a newer value, which is not for keeping
+                self.level.remove(former, "replaced")  # there is a newer value, which is not for keeping
             elif former.due <= now < former.leaves:
                 former.due = keeping.freshness.pause(now, former.leaves)
-        return []
 
     def keep(self, call: Entry, verdict: Verdict, since: int) -> None:
         """Store what was read from a snapshot of epoch `since`, unless what it says may be out of date."""
         if self._in_a_step():
             return
         now = clock.now()
-        evicted: list[Entry] = []
         with self.lock:
             if not self._ledger.noted_since(since, marks_of(call)):
                 # A load that is under way may have read less than this one did: it must not replace this value.
                 self._flights.pop((call.table, call.key), None)
-                evicted = self._take_in(call, verdict, now)
+                self._take_in(call, verdict, now)
             _waste = self.level.take_waste()
-        self._afterwards(evicted)
+        self._afterwards()
 
     def put(self, call: Entry, value: Any, target: Target) -> None:
         """Store a value from outside: at once, or inside a unit of work after its commit.
@@ -236,7 +244,7 @@ class Store:
         Raises:
             TypeError: The value must not be cached.
         """
-        verdict = call.table.section.keeping.judge(Success(value))
+        verdict = self.judge(call, Success(value))
         verdict.outcome.unwrap()
         unit = ambient.unit_of_work.get()
         replace = functools.partial(self._replace, call, verdict, target, ambient.process.epoch)
@@ -252,14 +260,16 @@ class Store:
             self._put_off.append(target)
             return
         now = clock.now()
-        evicted: list[Entry] = []
         with self.lock:
             outdated = self._ledger.noted_since(since, marks_of(call))
+            former = call.table.get(call.key)
+            if former is not None and not outdated:
+                self.level.remove(former, "replaced")
             self._forget(target)
             if not outdated:
-                evicted = self._take_in(call, verdict, now)
+                self._take_in(call, verdict, now)
             _waste = self.level.take_waste()
-        self._afterwards(evicted)
+        self._afterwards()
 
     # --- Invalidation ---
 
@@ -281,7 +291,7 @@ class Store:
             dropped = self._forget(target)
             self.invalidations += 1
             _waste = self.level.take_waste()
-        self._afterwards(())
+        self._afterwards()
         observations.emit("cache.invalidated", self.name, target=str(target), entries=dropped)
 
     def _forget(self, target: Target) -> int:
@@ -314,7 +324,7 @@ class Store:
             self.level.sweep(clock.now())
             entries = list(self.level)
             _waste = self.level.take_waste()
-        self._afterwards(())
+        self._afterwards()
         return entries
 
     def totals(self) -> Counters:
@@ -328,14 +338,12 @@ class Store:
 
     # --- What died, and what is told ---
 
-    def _afterwards(self, evicted: Sequence[Entry]) -> None:
+    def _afterwards(self) -> None:
         """Do, after a step, what must not happen under the lock."""
-        self._tidy()
-        if evicted and observations.observers:
-            for entry in evicted:
-                observations.emit(
-                    "cache.evicted", self.name, function=entry.table.section.name, hits=entry.hits
-                )
+        if self._graveyard or self._put_off:
+            self._tidy()
+        if self._removals:
+            self._removals.tell()
 
     def _bury(self, dead: Section | Table | Identity) -> None:
         self._graveyard.append(dead)
@@ -365,18 +373,18 @@ class Store:
     def _let_go(self, dead: Section | Table | Identity) -> None:
         match dead:
             case Section():
-                self._remove(dead.entries(), "expired")
+                self._remove(dead.entries(), "collected")
                 self._former.add(dead.counters)
                 del self._sections[dead]
                 for table in dead.tables():
                     if table.identity is not None:
                         table.identity.recover(table)
             case Table():
-                self._remove(list(dead.entries.values()), "expired")
+                self._remove(list(dead.entries.values()), "collected")
             case Identity():
-                self._remove(self.level.speaking_of(dead), "expired")
+                self._remove(self.level.speaking_of(dead), "collected")
 
-    def _remove(self, entries: Iterable[Entry], cause: Cause) -> None:
+    def _remove(self, entries: Iterable[Entry], cause: RemovalCause) -> None:
         for entry in entries:
             self.level.remove(entry, cause)
 
