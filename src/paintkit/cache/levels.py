@@ -108,10 +108,18 @@ class Trust(Protocol):
     """Until when copies in memory may be served without asking: the instant until which all word of changes has arrived.
 
     Wrappers read `until` on every hit. It moves on as long as the level hears from its server, and is minus infinity
-    from the moment the link is lost until it is whole again.
+    from the moment the link is lost until it is whole again. While it is lost, `heard` tells for how long.
     """
 
-    until: float
+    @property
+    def until(self) -> float:
+        """An instant of the clock, or minus infinity."""
+        ...
+
+    @property
+    def heard(self) -> float:
+        """When the level last heard from its server: an instant of the clock, or minus infinity."""
+        ...
 
 
 class Port(Protocol):

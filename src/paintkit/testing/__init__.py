@@ -1,6 +1,6 @@
 """What it takes to test resilient code: a virtual clock, scripted callables, outages, and Hypothesis strategies.
 
-Everything is loaded when it is first used. `strategies` needs the extra `paintkit[testing]`, the rest needs nothing; the
+Everything is loaded when it is first used. `strategies` and the contracts need the extra `paintkit[testing]`, the rest needs nothing; the
 pytest plugin `paintkit.testing.plugin` registers itself.
 """
 
@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from paintkit.testing._scripted import ascripted as ascripted
     from paintkit.testing._scripted import scripted as scripted
     from paintkit.testing.clock import FakeClock as FakeClock
+    from paintkit.testing.contracts import CacheLevelContract as CacheLevelContract
+    from paintkit.testing.contracts import CacheLevelOutageContract as CacheLevelOutageContract
+    from paintkit.testing.levels import FakeLevel as FakeLevel
+    from paintkit.testing.levels import FakeServer as FakeServer
     from paintkit.testing.simulation import SimulatedOutageError as SimulatedOutageError
     from paintkit.testing.simulation import Simulation as Simulation
     from paintkit.testing.simulation import simulate as simulate
 
 _HOMES = {
+    "CacheLevelContract": "contracts",
+    "CacheLevelOutageContract": "contracts",
     "FakeClock": "clock",
+    "FakeLevel": "levels",
+    "FakeServer": "levels",
     "Outage": "_outage",
     "Scripted": "_scripted",
     "ScriptedAsync": "_scripted",
@@ -33,7 +41,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "CacheLevelContract",
+    "CacheLevelOutageContract",
     "FakeClock",
+    "FakeLevel",
+    "FakeServer",
     "Outage",
     "Scripted",
     "ScriptedAsync",
