@@ -5,10 +5,11 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -26,9 +27,15 @@ def place(name: str) -> str:
     service = SERVICES[name]
     address = os.environ.get(service.variable, service.default)
     problem = _problem(name, address)
-    if problem is None:
-        return address
-    reason = f"{name} is not to be had at {address} ({problem}); {service.variable} names another place"
+    if problem is not None:
+        absent(
+            name, f"{name} is not to be had at {address} ({problem}); {service.variable} names another place"
+        )
+    return address
+
+
+def absent(name: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it if CI requires the service."""
     if name in required():
         pytest.fail(f"required by PAINTKIT_REQUIRE, but {reason}", pytrace=False)
     pytest.skip(reason)
@@ -73,10 +80,27 @@ def _executable(address: str) -> None:
         raise FileNotFoundError(f"no program {Path(address).name}")
 
 
+def _networks(address: str) -> None:
+    """Make a network of our own, with an end in this one, and drop it again."""
+    _executable(address)
+    name, link = f"paintkit-probe-{os.getpid()}", f"pkp{os.getpid()}"
+    steps = [["netns", "add", name], ["link", "add", link, "type", "veth", "peer", "name", f"{link}b"]]
+    try:
+        for step in steps:
+            subprocess.run([address, *step], check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise OSError(error.stderr.strip() or "ip failed") from None
+    finally:
+        for step in (["link", "del", link], ["netns", "del", name]):
+            subprocess.run([address, *step], check=False, capture_output=True)
+
+
 SERVICES = {
     "chromium": Service("PAINTKIT_CHROMIUM", "/usr/bin/chromium", _executable),
     "mariadb": Service("PAINTKIT_MARIADB_URL", "mysql+pymysql://root@127.0.0.1:3306/", _connect),
+    "netns": Service("PAINTKIT_NETNS", "ip", _networks),
     "nginx": Service("PAINTKIT_NGINX", "/usr/sbin/nginx", _executable),
+    "pgbouncer": Service("PAINTKIT_PGBOUNCER", "/usr/sbin/pgbouncer", _executable),
     "postgres": Service(
         "PAINTKIT_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres", _connect
     ),

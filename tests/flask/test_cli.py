@@ -97,6 +97,17 @@ def test_check_fails_when_something_is_wrong(app, tmp_path):
     db.close()
 
 
+@pytest.mark.parametrize("server", ["postgres_url", "mariadb_url"])
+def test_check_tells_when_the_pools_do_not_fit_the_server(app, server, request):
+    """What all workers and replicas may open is compared with what the real server allows."""
+    db = DatabaseConnectionManager(request.getfixturevalue(server))
+    PaintKit(app, db=db)
+    small, large = run(app, "check"), run(app, "check", "--workers", "100", "--replicas", "10")
+    db.close()
+    assert (0, 1) == (small.exit_code, large.exit_code)
+    assert "15 connections × 100 workers × 10 replicas = 15000, the server allows" in large.output
+
+
 def test_check_says_when_there_is_nothing_to_check(app):
     """Silence would look like success."""
     PaintKit(app)

@@ -10,6 +10,11 @@ from sqlalchemy import make_url
 
 from tests.sqlalchemy.house import House, admin_engine
 
+DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgres-async": "postgresql+psycopg_async",
+    "asyncpg": "postgresql+asyncpg",
+}
 KINDS = ("sqlite-memory", "sqlite-file", "postgres", "aiosqlite", "postgres-async")
 
 
@@ -26,14 +31,28 @@ def shared_postgres(postgres_url: str) -> Iterator[str]:
     server.dispose()
 
 
+@pytest.fixture(scope="session")
+def shared_mariadb(mariadb_url: str) -> Iterator[str]:
+    """The same on MariaDB."""
+    name = f"paintkit_sqlalchemy_{os.getpid()}_{uuid.uuid4().hex[:6]}"
+    server = admin_engine(mariadb_url)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield make_url(mariadb_url).set(database=name).render_as_string(hide_password=False)
+    with server.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    server.dispose()
+
+
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of one kind of database."""
     kind: str = getattr(request, "param", "sqlite-memory")
-    if kind.startswith("postgres"):
+    if kind == "mariadb":
+        return request.getfixturevalue("shared_mariadb")
+    if kind in DRIVERS:
         shared = make_url(request.getfixturevalue("shared_postgres"))
-        driver = "postgresql+psycopg_async" if kind == "postgres-async" else "postgresql+psycopg"
-        return shared.set(drivername=driver).render_as_string(hide_password=False)
+        return shared.set(drivername=DRIVERS[kind]).render_as_string(hide_password=False)
     return {
         "sqlite-memory": "sqlite://",
         "sqlite-file": f"sqlite:///{tmp_path / 'paints.db'}",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
@@ -193,6 +193,47 @@ def test_check_compares_with_the_server(shared_postgres: str) -> None:
     assert "error" == worst.level
     assert f"= {15 * limit * 3}, the server allows {limit}" in worst.message
     assert 0 == db.get_connection_stats()["checked_out"]
+    db.close()
+
+
+@pytest.mark.parametrize("url", ["mariadb"], indirect=True)
+def test_check_compares_with_mariadb(url: str) -> None:
+    """The same on MariaDB, which tells what it allows all users and each of them."""
+    db = DatabaseConnectionManager(url, pool=PoolConfig(pool_size=5, max_overflow=10))
+    with db.unit_of_work() as session:
+        limit = session.scalar(text("SELECT @@max_connections"))
+    assert ["ok", "ok"] == [finding.level for finding in db.check(workers=1)]
+    worst = db.check(workers=limit)[0]
+    assert ("error", True) == (worst.level, f"the server allows {limit}:" in worst.message)
+    db.close()
+
+
+def test_check_heeds_the_limits_of_the_user_and_the_database(shared_postgres: str) -> None:
+    """Where PostgreSQL allows this user or this database less than all together, that is what counts."""
+    admin = create_engine(shared_postgres, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    name = make_url(shared_postgres).database
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 14")
+    db = DatabaseConnectionManager(make_url(shared_postgres).set(username=name))
+    try:
+        assert db.check()[0].message.endswith(
+            "the server allows 14: lower pool_size or max_overflow, or raise max_connections"
+        )
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} CONNECTION LIMIT 12")
+        assert "the server allows 12" in db.check()[0].message
+    finally:
+        db.close()
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+            connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+def test_check_without_a_pool() -> None:
+    """Behind a pooler there is nothing to compare: the check says who has to have a limit instead."""
+    db = DatabaseConnectionManager("sqlite://", engine_options={"poolclass": NullPool})
+    assert ["warning", "ok"] == [finding.level for finding in db.check()]
+    assert "whatever pools outside" in db.check()[0].message
     db.close()
 
 

@@ -200,24 +200,9 @@ def test_deadlock_on_postgres(shared_postgres: str) -> None:
     assert (True, {"a": 2, "b": 2}) == (max(attempts) > 1, stock)
 
 
-def test_deadlock_on_mariadb(mariadb_url: str) -> None:
+def test_deadlock_on_mariadb(shared_mariadb: str) -> None:
     """The same on MariaDB."""
-    server = create_engine(mariadb_url, isolation_level="AUTOCOMMIT")
-    name = "paintkit_sqlalchemy_deadlock"
-    with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    try:
-        url = server.url.set(database=name)
-        # VARCHAR needs a length there.
-        original, Paint.__table__.c.name.type = Paint.__table__.c.name.type, sqlalchemy.String(50)
-        try:
-            attempts, stock = cross(DatabaseConnectionManager(url))
-        finally:
-            Paint.__table__.c.name.type = original
-    finally:
-        with server.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {name}")
-        server.dispose()
+    attempts, stock = cross(DatabaseConnectionManager(shared_mariadb))
     assert (True, {"a": 2, "b": 2}) == (max(attempts) > 1, stock)
 
 

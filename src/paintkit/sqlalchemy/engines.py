@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from paintkit.sqlalchemy.pool import AsyncPool, BlockingPool, understood
+from paintkit.sqlalchemy.pool import understood
+from paintkit.sqlalchemy.queues import AsyncPool, BlockingPool
+from paintkit.sqlalchemy.silence import bound_silence
 from paintkit.sqlalchemy.urls import is_async
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ READ_ONLY: Final = "paintkit_read_only"
 _memory_numbers = itertools.count(1)
 
 
-def make_engine(url: URL, options: Mapping[str, Any]) -> Engine | AsyncEngine:
+def make_engine(url: URL, options: Mapping[str, Any], *, silence: float) -> Engine | AsyncEngine:
     """Create the engine of a URL: asyncio's for an async-only driver, blocking otherwise.
 
     Args:
         url: As `normalized_url` returns it.
         options: For `create_engine`; those that the pool's class does not understand are left out.
+        silence: Seconds without a sign of life after which the server's host counts as gone.
     """
     settings = dict(options)
     asyncio = is_async(url)
@@ -47,10 +50,10 @@ def make_engine(url: URL, options: Mapping[str, Any]) -> Engine | AsyncEngine:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         made = create_async_engine(url, **settings)
-        _tune(made.sync_engine, url)
+        _tune(made.sync_engine, url, silence)
         return made
     engine = create_engine(url, **settings)
-    _tune(engine, url)
+    _tune(engine, url, silence)
     return engine
 
 
@@ -91,9 +94,14 @@ def _set_read_only(connection: Connection, wanted: bool) -> None:
         connection.info[READ_ONLY] = wanted
 
 
-def _tune(engine: Engine, url: URL) -> None:
-    if engine.dialect.name != "sqlite":
-        return
+def _tune(engine: Engine, url: URL, silence: float) -> None:
+    if engine.dialect.name == "sqlite":
+        _tune_sqlite(engine, url)
+    else:
+        bound_silence(engine, silence)
+
+
+def _tune_sqlite(engine: Engine, url: URL) -> None:
     read_only = url.query.get("mode") == "ro" or url.query.get("immutable") == "1"
     pragmas = ["PRAGMA foreign_keys=ON"]
     if not read_only and url.query.get("vfs") != "memdb":

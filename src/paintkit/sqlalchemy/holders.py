@@ -66,7 +66,7 @@ class PoolWatch:
 
     def follow(self, pool: Pool) -> None:
         """Watch `pool`, and those that replace it: listeners move on with it."""
-        self._lifetime = pool._recycle if pool._recycle > 0 else None
+        self._lifetime = getattr(pool, "lifetime", None)  # other pools than ours replace by themselves
         event.listen(pool, "invalidate", self._on_invalidate)
         event.listen(pool, "soft_invalidate", self._on_invalidate)
         event.listen(pool, "connect", self._on_connect)

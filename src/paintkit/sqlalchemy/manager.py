@@ -18,7 +18,8 @@ from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import engines
 from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, bound, decorate
 from paintkit.sqlalchemy.holders import PoolWatch
-from paintkit.sqlalchemy.pool import ObservedPool, PoolConfig
+from paintkit.sqlalchemy.pool import PoolConfig
+from paintkit.sqlalchemy.queues import ObservedPool
 from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
 from paintkit.sqlalchemy.sizing import Finding, findings
 from paintkit.sqlalchemy.urls import is_async, normalized_url
@@ -117,6 +118,7 @@ class DatabaseConnectionManager:
             self._configure_from(cast(FlaskApp, source))
         else:
             self._url = normalized_url(cast(str, source))
+            self._pool.as_engine_options(self._url)  # what does not fit is refused now, not at the first use
             self.is_async = is_async(self._url)
         if extension:
             from paintkit.sqlalchemy.flask import this_app
@@ -160,6 +162,7 @@ class DatabaseConnectionManager:
             raise RuntimeError(
                 "the engine has its pool already: call configure_pool() before the database is used"
             )
+        (pool or self._pool).as_engine_options(self._url)  # refuses what does not fit
         self._pool = pool or self._pool
         if self._app is not None:
             self._heed(self._app)
@@ -482,7 +485,10 @@ class DatabaseConnectionManager:
         with self._creating:
             if self._engine is None and self._app is not None:
                 self._heed(self._app)
-            return self._engine or self._adopt(engines.make_engine(self._url, self._engine_options()))
+            return self._engine or self._adopt(self._made_engine())
+
+    def _made_engine(self) -> Engine | AsyncEngine:
+        return engines.make_engine(self._url, self._engine_options(), silence=self._pool.silence_timeout)
 
     def _adopt(self, engine: Engine | AsyncEngine) -> Engine:
         if isinstance(engine, Engine):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -58,7 +58,11 @@ def findings(
 def _size(connection: Connection, capacity: int | float | None, workers: int, replicas: int) -> list[Finding]:
     if capacity is None:
         return [
-            Finding("warning", "pool size", "the pool has no limit: it cannot be compared with the server's")
+            Finding(
+                "warning",
+                "pool size",
+                "the pool has no limit, which could be compared with the server's: whatever pools outside has to have one",
+            )
         ]
     limit = _limit(connection)
     if limit is None:
@@ -81,14 +85,20 @@ def _size(connection: Connection, capacity: int | float | None, workers: int, re
 
 
 def _limit(connection: Connection) -> int | None:
-    """How many ordinary connections the server accepts, or `None` where there is no such limit."""
-    match connection.dialect.name:
-        case "postgresql":
-            row = connection.exec_driver_sql(
-                "select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
-            )
-            return int(row.scalar_one())
-        case "mysql" | "mariadb":
-            return int(connection.exec_driver_sql("select @@max_connections").scalar_one())
-        case _:
-            return None
+    """How many ordinary connections the server accepts from us, or `None` where there is no such limit."""
+    query = _LIMITS.get(connection.dialect.name)
+    return None if query is None else int(connection.exec_driver_sql(query).scalar_one())
+
+
+# Of the server, of this user, and of this database: the least counts. -1 and 0 stand for no limit.
+_POSTGRES: Final = """
+select least(
+    current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+        - coalesce(current_setting('reserved_connections', true), '0')::int,
+    (select nullif(rolconnlimit, -1) from pg_catalog.pg_roles where rolname = current_user),
+    (select nullif(datconnlimit, -1) from pg_catalog.pg_database where datname = current_database())
+)"""
+_MYSQL: Final = (
+    "select least(@@max_connections, coalesce(nullif(@@max_user_connections, 0), @@max_connections))"
+)
+_LIMITS: Final[Mapping[str, str]] = {"postgresql": _POSTGRES, "mysql": _MYSQL, "mariadb": _MYSQL}
