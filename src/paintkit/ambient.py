@@ -33,8 +33,11 @@ class UnitOfWork(Protocol):
         """Whether a deferred action may be `async def`: it is awaited then."""
         ...
 
-    def defer(self, action: Callable[[], object], /) -> None:
-        """Run `action` after the real COMMIT; forget it if the unit, or its savepoint, is rolled back."""
+    def defer(self, action: Callable[[], object], /, *, even_if_unknown: bool = False) -> None:
+        """Run `action` after the real COMMIT; forget it if the unit, or its savepoint, is rolled back.
+
+        With `even_if_unknown` it also runs if nobody knows whether the COMMIT arrived: say so of what is safe in any case.
+        """
         ...
 
     def mark_dirty(self, tags: Iterable[Hashable], /) -> None:

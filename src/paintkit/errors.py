@@ -25,12 +25,15 @@ construction. The errors of protected functions are never wrapped.
 
 from __future__ import annotations
 
+from typing import Literal, Protocol
+
 __all__ = [
     "BatchReplyError",
     "BatcherClosedError",
     "BulkheadFullError",
     "CallTimeoutError",
     "CircuitOpenError",
+    "CommitOutcome",
     "CommitOutcomeUnknownError",
     "ComponentCycleError",
     "DeadlineExceededError",
@@ -115,8 +118,42 @@ class UnexpectedRollbackError(PaintkitError):
     """An inner boundary failed, the failure was swallowed, and the unit of work was rolled back."""
 
 
+CommitOutcome = Literal["committed", "aborted", "unknown"]
+
+
+class _Inquiry(Protocol):
+    def resolve(self) -> CommitOutcome: ...
+
+    async def aresolve(self) -> CommitOutcome: ...
+
+
 class CommitOutcomeUnknownError(PaintkitError):
-    """The connection was lost during COMMIT: the work may or may not be stored."""
+    """The connection was lost during COMMIT: the work may or may not be stored.
+
+    Args:
+        message: What happened.
+        inquiry: Who can be asked; `None` if nobody can.
+    """
+
+    def __init__(self, message: str, inquiry: _Inquiry | None = None) -> None:
+        super().__init__(message)
+        self._inquiry = inquiry
+
+    def resolve(self) -> CommitOutcome:
+        """Ask the server now what became of the work.
+
+        Returns:
+            `"committed"`, `"aborted"`, or `"unknown"`: it does not know yet, cannot be reached, or was never able to tell
+            (it is not PostgreSQL, or `resolve_commits` is off).
+        """
+        return "unknown" if self._inquiry is None else self._inquiry.resolve()
+
+    async def aresolve(self) -> CommitOutcome:
+        """Do as `resolve` does, after an `async` unit of work."""
+        return "unknown" if self._inquiry is None else await self._inquiry.aresolve()
+
+    def __reduce__(self) -> tuple[type[CommitOutcomeUnknownError], tuple[object, ...]]:
+        return type(self), self.args  # in another process there is nobody to ask
 
 
 class QueryGuardError(PaintkitError):

@@ -14,7 +14,7 @@ class FakeUnit:
         self._dirty = set()
         self._deferred = []
 
-    def defer(self, action, /):
+    def defer(self, action, /, *, even_if_unknown=False):
         self._deferred.append(action)
 
     def mark_dirty(self, tags, /):

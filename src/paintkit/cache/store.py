@@ -252,7 +252,10 @@ class Store:
             replace()
         else:
             unit.mark_dirty(((self, target.mark),))
-            unit.defer(replace)
+            replaced: list[None] = []
+            unit.defer(lambda: replaced.append(replace()))
+            # If nobody knows whether the new value is stored, the old one has to go all the same.
+            unit.defer(lambda: None if replaced else self.drop(target), even_if_unknown=True)
 
     def _replace(self, call: Entry, verdict: Verdict, target: Target, since: int) -> None:
         """Invalidate a call and store a value of epoch `since` for it, unless that may be out of date already."""
@@ -280,7 +283,7 @@ class Store:
             self.drop(target)
         else:
             unit.mark_dirty(((self, target.mark),))
-            unit.defer(functools.partial(self.drop, target))
+            unit.defer(functools.partial(self.drop, target), even_if_unknown=True)
 
     def drop(self, target: Target) -> None:
         """Drop what a target covers, here and now."""

@@ -128,6 +128,7 @@ class Boundary:
         if actions:
             with _outside():
                 drive(hooks.run(actions, asyncio=False))
+        self._raise_unresolved()
 
     async def __aenter__(self) -> AsyncSession:
         self._require(asyncio=True)
@@ -151,6 +152,11 @@ class Boundary:
         if actions:
             with _outside():
                 await hooks.run(actions, asyncio=True)
+        self._raise_unresolved()
+
+    def _raise_unresolved(self) -> None:
+        if self._unit is not None and not self._joined and self._unit.unresolved is not None:
+            raise self._unit.unresolved
 
     def judged(self, result: T) -> T:
         """Return a result, having noted whether it asks for a rollback."""

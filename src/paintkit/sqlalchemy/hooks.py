@@ -19,7 +19,7 @@ class _Page:
     __slots__ = ("actions", "doom", "released")
 
     def __init__(self) -> None:
-        self.actions: list[Action] = []
+        self.actions: list[tuple[Action, bool]] = []
         self.doom: BaseException | None = None
         self.released = False
 
@@ -37,9 +37,9 @@ class Ledger:
     def __init__(self) -> None:
         self._pages = [_Page()]
 
-    def add(self, action: Action) -> None:
-        """Register an action in the innermost open savepoint."""
-        self._pages[-1].actions.append(action)
+    def add(self, action: Action, *, even_if_unknown: bool = False) -> None:
+        """Register an action in the innermost open savepoint, and whether it runs after a commit of unknown outcome."""
+        self._pages[-1].actions.append((action, even_if_unknown))
 
     def doom(self, cause: BaseException, *, root: bool = False) -> None:
         """Note that the innermost savepoint (or the root, and so everything) can only be rolled back."""
@@ -72,10 +72,14 @@ class Ledger:
             parent.actions += page.actions
             parent.doom = parent.doom or page.doom
 
-    def take(self) -> list[Action]:
-        """Return the actions of the root, in the order in which they were registered, and keep none."""
+    def take(self, *, unknown: bool = False) -> list[Action]:
+        """Return the actions of the root, in the order in which they were registered, and keep none.
+
+        Args:
+            unknown: Return only those that run even if nobody knows whether the work is stored.
+        """
         actions, self._pages[0].actions = self._pages[0].actions, []
-        return actions
+        return [action for action, even_if_unknown in actions if even_if_unknown or not unknown]
 
 
 async def run(actions: Iterable[Action], *, asyncio: bool) -> None:

@@ -16,12 +16,13 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from paintkit import _arguments, observations
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy import call_sites
+from paintkit.sqlalchemy.commits import NUMBERING
 from paintkit.sqlalchemy.statements import Ran, fingerprint, is_walk
 
 __all__ = ["Repetition", "Statement", "query_guard"]
 
 # What opens, guards and bounds a transaction is no query.
-_CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL", "PRAGMA query_only")
+_CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL", "PRAGMA query_only", NUMBERING)
 
 Kind = Literal["lazy load", "column refresh", "eager load", "select", "write", "other"]
 

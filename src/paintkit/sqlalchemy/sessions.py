@@ -18,11 +18,14 @@ from typing_extensions import override
 
 from paintkit import ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
+from paintkit.sqlalchemy import commits
 from paintkit.sqlalchemy.hooks import Action, Ledger
 from paintkit.sqlalchemy.transient import outcome_is_unknown
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
+
+    from paintkit.sqlalchemy.commits import CommitResolver
 
 __all__ = ["ReadSession", "UnitOfWork", "UnitSession", "current_owner", "watch_errors"]
 
@@ -62,11 +65,13 @@ class UnitOfWork:
         read_only: Whether writes are refused.
         isolation: The isolation level that was asked for.
         timeout: Seconds that the server may spend on one statement, where it can be told.
+        resolver: Who finds out what became of a COMMIT whose answer was lost, if anybody can.
     """
 
     __slots__ = (
-        "_connection", "_dirty", "_failure", "_ledger", "_owner", "_timeout", "_wrote",
+        "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
         "async_session", "began", "depth", "discarded", "isolation", "label", "outer", "over", "read_only", "session",
+        "unresolved",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +83,7 @@ class UnitOfWork:
         read_only: bool = False,
         isolation: str | None = None,
         timeout: float | None = None,
+        resolver: CommitResolver | None = None,
     ) -> None:
         self.session = session
         #: The asyncio face of the session, if there is one.
@@ -101,6 +107,9 @@ class UnitOfWork:
         self._connection: Connection | None = None
         self._failure: BaseException | None = None
         self._timeout = timeout
+        self._resolver = resolver
+        #: What has to be raised once the actions that `end` returned have run.
+        self.unresolved: CommitOutcomeUnknownError | None = None
         session.unit = self
 
     # What the surroundings ask: see `ambient.UnitOfWork`.
@@ -115,9 +124,9 @@ class UnitOfWork:
         """Whether a deferred action may be `async def`: it is awaited then."""
         return self.async_session is not None
 
-    def defer(self, action: Action, /) -> None:
+    def defer(self, action: Action, /, *, even_if_unknown: bool = False) -> None:
         """Run `action` after the real COMMIT; forget it with a rollback, of its savepoint or of everything."""
-        self._ledger.add(action)
+        self._ledger.add(action, even_if_unknown=even_if_unknown)
 
     def mark_dirty(self, tags: Iterable[Hashable], /) -> None:
         """Note that cached values under these tags are out of date for this unit, until it ends."""
@@ -218,13 +227,15 @@ class UnitOfWork:
     def end(self, error: BaseException | None, result: object = None) -> list[Action]:
         """Commit, or roll back because of `error`; close the session and return the actions that may run now.
 
+        If the connection was lost during COMMIT and nobody can tell what became of it, they are only those that are safe
+        in any case, and `unresolved` is the error to raise after them.
+
         Args:
             error: What ended the outermost boundary, if it did not end well.
             result: What its function returned: mapped objects in it stay readable.
 
         Raises:
             UnexpectedRollbackError: A failure inside was swallowed.
-            CommitOutcomeUnknownError: The connection was lost during COMMIT.
         """
         self._owner = None  # asyncio ends a unit in a task of its own, out of reach of a cancellation
         try:
@@ -232,7 +243,7 @@ class UnitOfWork:
                 return []
             self.refuse_doomed()
             self._commit(result)
-            return self._ledger.take()
+            return self._ledger.take(unknown=self.unresolved is not None)
         except BaseException as failure:
             error = failure
             raise
@@ -245,14 +256,17 @@ class UnitOfWork:
             return
         session.flush()
         session.load_expired(result)
+        inquiry = None
+        if self._wrote and self._resolver is not None and self._connection is not None:
+            inquiry = self._resolver.begin_inquiry(self._connection)
         try:
             session.commit_unit()
         except DBAPIError as failure:
-            if self._wrote and outcome_is_unknown(failure):
-                raise CommitOutcomeUnknownError(
-                    "the connection was lost during COMMIT: the work may or may not be stored; look before you repeat it"
-                ) from failure
-            raise
+            aborted = inquiry is not None and inquiry.outcome == "aborted"
+            if not self._wrote or aborted or not outcome_is_unknown(failure):
+                raise
+            self.unresolved = commits.unknown(inquiry)
+            self.unresolved.__cause__ = failure
 
     def _close(self, error: BaseException | None) -> None:
         """Give everything back; a failure here never hides the first error."""
