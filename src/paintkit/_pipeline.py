@@ -21,6 +21,7 @@ from paintkit.policies._retry import Retry
 from paintkit.policies._timeout import Timeout
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import Source
     from paintkit.typing import AnyCallable, P, R
 
 __all__ = ["Explanation", "Pipeline", "pipeline"]
@@ -99,6 +100,10 @@ class Pipeline(Policy):
         return Explanation(
             tuple(map(repr, self.policies)), cost.calls, cost.seconds, tuple(_warnings(self.policies))
         )
+
+    def telemetry(self) -> Iterable[Source]:
+        """Return its policies, for exporters."""
+        return self.policies
 
     def worst_case(self, cost: Cost) -> Cost:
         """Return what one call costs at worst: each policy's own, from the innermost out."""

@@ -21,7 +21,7 @@ import enum
 import functools
 import re
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from paintkit import observations
@@ -31,6 +31,7 @@ from paintkit._streams import aopen_stream, open_stream
 if TYPE_CHECKING:
     from types import CodeType
 
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import AnyCallable, P, R
 
 __all__ = [
@@ -184,6 +185,10 @@ class Policy:
     def worst_case(self, cost: Cost) -> Cost:
         """Return what one call under this policy costs at worst, when what it protects costs `cost`."""
         return cost
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what this policy has counted, and the sources that it holds, for exporters; see `paintkit.telemetry`."""
+        return ()
 
     def _take_over(self, fresh: Any) -> None:
         """Go on with the options of another policy of the same kind."""

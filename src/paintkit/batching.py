@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, Self, TypedDict, TypeVar
 
 from paintkit import _arguments, _wrap, ambient, clock, observations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import TracebackType
 
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["RequestBatcher", "RequestBatcherStats"]
@@ -260,6 +261,12 @@ class RequestBatcher(Generic[Request, Result]):
                 "waiting": len(self._queue),
                 "running": len(self._runners),
             }
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.BATCHER.read(self.name, self.get_stats())
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ fifth. One budget stands for one dependency, and is shared by everything that ca
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from paintkit import _arguments, clock, observations
@@ -14,6 +15,7 @@ from paintkit._locks import new_lock
 from paintkit.machines.allowance import Allowance
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["RetryBudget"]
@@ -88,6 +90,12 @@ class RetryBudget:
             return  # nobody knows whether it had been paid, and what was not paid must not be given back
         with self._lock:
             self._allowance.refund(clock.now())
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.BUDGET.read(self.name, {"refused": self._refused, "balance": self.balance()})
 
     def __repr__(self) -> str:
         return f"<RetryBudget {self.name!r}>"

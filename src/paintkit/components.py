@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, TypeVar, cast, overload
 
 from paintkit import _arguments, ambient, clock, observations
@@ -12,6 +12,8 @@ from paintkit.errors import ComponentCycleError, DeadlineExceededError, UnknownC
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from paintkit.telemetry import Metric
 
 __all__ = ["ComponentManager", "ComponentManagerStats"]
 
@@ -223,6 +225,12 @@ class ComponentManager:
                 "closes": self._closes,
                 "close_failures": self._close_failures,
             }
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.COMPONENTS.read("components", self.get_stats())
 
     def __enter__(self) -> Self:
         return self

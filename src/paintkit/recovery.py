@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
 from paintkit.policies._retry import Retry, retry
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import Source
     from paintkit.typing import Decorator, ErrorMatch, P, R, Seconds
 
 __all__ = ["ErrorRecoveryManager"]
@@ -175,6 +176,10 @@ class ErrorRecoveryManager:
             },
             "policies": {name: _metrics(policy) for name, policy in self.policies.items()},
         }
+
+    def telemetry(self) -> Iterable[Source]:
+        """Return its policies, for exporters."""
+        return (*self.retries.values(), *self.circuit_breakers.values(), *self.policies.values())
 
 
 def _metrics(policy: Policy) -> dict[str, Any]:

@@ -130,27 +130,28 @@ def test_metrics_hold_the_totals_of_everything(app, db):
     components.get("store")
     monitor.measure("mix", lambda: None)
     found = scraped(app.test_client().get("/metrics"))
-    supplier = (("policy", "supplier"), ("recovery", "recovery"))
+    supplier, renderer = (("policy", "supplier"),), (("policy", "renderer"),)
+    pool = ("db_client_connection_pool_name", "studio.db")
     expected = {
-        ("paintkit_cache_hits_total", (("cache", "paints"),)): 1,
-        ("paintkit_cache_misses_total", (("cache", "paints"),)): 1,
-        ("paintkit_retries_total", (("policy", "calls"), ("recovery", "recovery"))): 1,
+        ("paintkit_cache_hits_total", (("cache", "paints"), ("level", "memory"))): 1,
+        ("paintkit_cache_misses_total", (("cache", "paints"), ("cause", "never"))): 1,
+        ("paintkit_retry_retries_total", (("policy", "calls"),)): 1,
         ("paintkit_circuit_breaker_opened_total", supplier): 1,
         ("paintkit_circuit_breaker_state", (*supplier, ("state", "open"))): 1,
         ("paintkit_circuit_breaker_state", (*supplier, ("state", "closed"))): 0,
-        ("paintkit_policy_rejected_total", (("policy", "renderer"), ("recovery", "recovery"))): 1,
-        ("paintkit_policy_calls_running", (("policy", "renderer"), ("recovery", "recovery"))): 0,
-        ("paintkit_events_published_total", (("bus", "studio"),)): 1,
-        ("paintkit_batch_requests_total", (("batcher", "swatches"),)): 1,
-        ("paintkit_component_builds_total", (("components", "components"),)): 1,
+        ("paintkit_bulkhead_rejected_total", renderer): 1,
+        ("paintkit_bulkhead_running", renderer): 0,
+        ("paintkit_event_bus_published_total", (("bus", "studio"),)): 1,
+        ("paintkit_batcher_requests_total", (("batcher", "swatches"),)): 1,
+        ("paintkit_components_builds_total", (("components", "components"),)): 1,
         ("paintkit_duration_seconds_count", (("name", "mix"),)): 1,
-        ("paintkit_db_connections", (("database", "db"), ("state", "used"))): 0,
+        ("db_client_connection_count", (pool, ("db_client_connection_state", "used"))): 0,
     }
     assert expected == {key: found.get(key) for key in expected}
 
 
 def test_several_of_a_kind_are_told_apart(app):
-    """By their names, made distinct where they are equal; measurements are merged."""
+    """By their names, made distinct where they are equal; for exporters those of one name are added up."""
     caches = [CacheManager("paints"), CacheManager("paints"), CacheManager("brands")]
     monitors = [PerformanceMonitor(), PerformanceMonitor()]
     for monitor in monitors:
@@ -159,8 +160,26 @@ def test_several_of_a_kind_are_told_apart(app):
         public(app), cache=caches, monitor=monitors, recovery=[ErrorRecoveryManager(), ErrorRecoveryManager()]
     )
     assert ["paints", "paints 2", "brands"] == list(kit.get_stats()["caches"])
+    for one in caches:
+        one.cache_result()(abs)(-1)
     found = scraped(app.test_client().get("/metrics"))
     assert 2 == found["paintkit_duration_seconds_count", (("name", "mix"),)]
+    assert 2 == found["paintkit_cache_loads_total", (("cache", "paints"),)]
+    assert 1 == found["paintkit_cache_loads_total", (("cache", "brands"),)]
+
+
+def test_further_sources_are_shown_too(app):
+    """A policy outside of every registry."""
+    PaintKit(public(app), telemetry=[bulkhead(3, name="printer")])
+    assert (
+        3 == scraped(app.test_client().get("/metrics"))["paintkit_bulkhead_limit", (("policy", "printer"),)]
+    )
+
+
+def test_what_is_no_source_is_refused(app):
+    """When the extension is made, by name of its type."""
+    with pytest.raises(TypeError, match=r"telemetry\(\).* str"):
+        PaintKit(app, telemetry=["printer"])
 
 
 def test_metrics_are_closed_unless_opened(app):

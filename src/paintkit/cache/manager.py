@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.reports import CacheStats, Removal
+    from paintkit.telemetry import Metric
     from paintkit.typing import ErrorMatch, Seconds
 
 __all__ = ["CacheManager"]
@@ -365,6 +366,14 @@ class CacheManager:
             "max_weight": None if weighed is None else weighed.most,
             "too_heavy": 0 if weighed is None else weighed.refused,
         }
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        stats = self.get_stats()
+        never = stats["misses"] - stats["expired"] - stats["invalidated"] - stats["evicted"]
+        return _catalogue.CACHE.read(self.name, {**stats, "never": never})
 
     def __repr__(self) -> str:
         return (

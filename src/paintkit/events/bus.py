@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, overload
 
@@ -22,6 +22,7 @@ from paintkit.observations import Subscription
 if TYPE_CHECKING:
     from paintkit.envelope import Envelope, Kind
     from paintkit.events.transport import Transport
+    from paintkit.telemetry import Metric
 
 __all__ = ["EventBus", "EventBusStats", "HandlerFailure"]
 
@@ -249,6 +250,12 @@ class EventBus:
                 "failed": self._failed,
                 "handlers": handlers,
             }
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.BUS.read(self.name, self.get_stats())
 
     def __repr__(self) -> str:
         return f"<EventBus {self.name!r}: {len(self._registrations)} handlers>"

@@ -12,6 +12,7 @@ from paintkit import _arguments
 from paintkit.flask import cli, totals
 from paintkit.flask.health import Health, Probe, broken_circuits, database_fault
 from paintkit.monitor import exposition
+from paintkit.monitor.gathering import checked, gather
 
 if TYPE_CHECKING:
     from paintkit import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         RequestBatcher,
     )
     from paintkit.sqlalchemy import DatabaseConnectionManager
+    from paintkit.telemetry import Source
 
 __all__ = ["PaintKit"]
 
@@ -55,6 +57,7 @@ class PaintKit:
         monitor: The same for performance monitors.
         checks: Further things to ask, by name; each is called without arguments in an app context of its own, in a thread
             of its own, and raises an `Exception` if something is wrong.
+        telemetry: Further sources for `/metrics`, such as a policy outside of every registry; see `paintkit.telemetry`.
         url_prefix: What the paths begin with, such as `"/internal"` (default: nothing).
 
     Raises:
@@ -82,6 +85,7 @@ class PaintKit:
         components: ComponentManager | Iterable[ComponentManager] | None = None,
         monitor: PerformanceMonitor | Iterable[PerformanceMonitor] | None = None,
         checks: Mapping[str, Callable[[], object]] | None = None,
+        telemetry: Iterable[Source] = (),
         url_prefix: str = "",
     ) -> None:
         self.parts = totals.Parts(
@@ -97,6 +101,7 @@ class PaintKit:
             _arguments.label("checks", name): _arguments.callback(f"checks[{name!r}]", check)
             for name, check in dict(checks or {}).items()
         }
+        self._telemetry = checked(telemetry)
         self._url_prefix = _checked_prefix(url_prefix)
         if app is not None:
             self.init_app(app)
@@ -125,6 +130,10 @@ class PaintKit:
         """Return the totals of everything, as plain data: by kind, then by name."""
         return totals.collect(self.parts)
 
+    def telemetry(self) -> Iterable[Source]:
+        """Return everything of the app, for exporters."""
+        return (*(part for parts in self.parts for part in parts.values()), *self._telemetry)
+
     def _health(self, app: Flask, timeout: float) -> Health:
         essential = [
             Probe(app, name, database_fault(db))
@@ -149,7 +158,7 @@ class PaintKit:
         @blueprint.get("/metrics")
         def metrics() -> Response:
             _check_access()
-            text = exposition.render(totals.families(self.parts))
+            text = exposition.render(gather([self]))
             return Response(text, headers=_NO_STORE, content_type=exposition.CONTENT_TYPE)
 
         return blueprint

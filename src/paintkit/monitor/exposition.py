@@ -1,85 +1,105 @@
-"""Writes totals in the text format that Prometheus reads, without any dependency."""
+"""Metrics as Prometheus spells them, and as the text that it reads, without any dependency."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import inf, isnan
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-__all__ = ["CONTENT_TYPE", "Family", "Kind", "Sample", "render"]
+from paintkit import histogram
+
+if TYPE_CHECKING:
+    from paintkit.telemetry import HistogramSnapshot, Metric
+
+__all__ = ["CONTENT_TYPE", "Point", "points", "prometheus_name", "render"]
 
 #: The media type of what `render` returns.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-Kind = Literal["counter", "gauge", "histogram"]
+_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_UNITS: Final = {"s": "seconds", "By": "bytes"}
 
-_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+# The bounds of histograms, as powers of two, at which they count exactly: 0.12 ms to 32 s.
+_OCTAVES: Final = range(-13, 6)
 
 
-class Sample(NamedTuple):
-    """One number of a family.
+class Point(NamedTuple):
+    """One line of a metric in Prometheus' form.
 
     Attributes:
-        labels: What tells it apart from the family's other numbers.
-        value: The number; a bool counts as 0 or 1.
-        suffix: What follows the family's name, such as `_bucket`.
+        suffix: What follows the metric's name: `""`, `"_bucket"`, `"_sum"` or `"_count"`.
+        labels: The labels, as Prometheus spells their names.
+        value: The number.
     """
 
+    suffix: str
     labels: Mapping[str, str]
     value: float
-    suffix: str = ""
 
 
-class Family(NamedTuple):
-    """Numbers of one name and meaning.
+def prometheus_name(metric: Metric) -> str:
+    """Return the metric's name as OpenTelemetry translates it for Prometheus: with its unit, counters with `_total`.
 
-    Attributes:
-        name: Letters, digits and underscores; the unit and, of counters, `_total` at its end.
-        kind: How the numbers behave.
-        help: What they mean, in a sentence.
-        samples: The numbers.
+    Example:
+        >>> from paintkit.telemetry import Metric
+        >>> prometheus_name(Metric("paintkit.cache.load_time", "counter", "s", "Time spent in loads.", ()))
+        'paintkit_cache_load_time_seconds_total'
     """
-
-    name: str
-    kind: Kind
-    help: str
-    samples: tuple[Sample, ...]
+    unit = _UNITS.get(metric.unit, "")
+    words = [_spelt(metric.name), unit, "total" if metric.kind == "counter" else ""]
+    return "_".join(filter(None, words))
 
 
-def render(families: Iterable[Family]) -> str:
-    r"""Return the families as text; those of one name are written as one.
+def points(metric: Metric) -> Iterator[Point]:
+    """Return the numbers of a metric; a histogram's as counts within bounds, which add up over processes."""
+    for given, value in metric.samples:
+        labels = {_spelt(label): text for label, text in given.items()}
+        if isinstance(value, Mapping):
+            yield from _buckets(labels, value)
+        else:
+            yield Point("", labels, value)
+
+
+def render(metrics: Iterable[Metric]) -> str:
+    r"""Return metrics, each name once, as text.
 
     Raises:
         ValueError: A name or a label's name is not one that Prometheus accepts.
 
     Example:
-        >>> family = Family("sales_total", "counter", "Paints sold.", (Sample({"brand": 'Say "A"'}, 3),))
-        >>> print(render([family]), end="")
-        # HELP sales_total Paints sold.
-        # TYPE sales_total counter
-        sales_total{brand="Say \"A\""} 3
+        >>> from paintkit.telemetry import Metric, Sample
+        >>> metric = Metric("studio.sales", "counter", "", "Paints sold.", (Sample({"brand": 'Say "A"'}, 3),))
+        >>> print(render([metric]), end="")
+        # HELP studio_sales_total Paints sold.
+        # TYPE studio_sales_total counter
+        studio_sales_total{brand="Say \"A\""} 3
     """
-    merged: dict[str, Family] = {}
-    for family in families:
-        first = merged.get(family.name)
-        merged[family.name] = (
-            family if first is None else first._replace(samples=first.samples + family.samples)
-        )
-    return "".join(line for family in merged.values() for line in _lines(family))
+    return "".join(line for metric in metrics for line in _lines(metric))
 
 
-def _lines(family: Family) -> Iterable[str]:
-    name = _checked(family.name)
-    if not family.samples:
+def _lines(metric: Metric) -> Iterator[str]:
+    name = _checked(prometheus_name(metric))
+    if not metric.samples:
         return
-    yield f"# HELP {name} {_escaped(family.help)}\n"
-    yield f"# TYPE {name} {family.kind}\n"
-    for labels, value, suffix in family.samples:
+    yield f"# HELP {name} {_escaped(metric.help)}\n"
+    yield f"# TYPE {name} {metric.kind}\n"
+    for suffix, labels, value in points(metric):
         inner = ",".join(f'{_checked(label)}="{_quoted(text)}"' for label, text in labels.items())
-        yield (
-            f"{name}{suffix}{{{inner}}} {_number(value)}\n" if inner else f"{name}{suffix} {_number(value)}\n"
-        )
+        yield f"{name}{suffix}{f'{{{inner}}}' if inner else ''} {_number(value)}\n"
+
+
+def _buckets(labels: Mapping[str, str], snapshot: HistogramSnapshot) -> Iterator[Point]:
+    for octave in _OCTAVES:
+        bound = {**labels, "le": repr(2.0**octave)}
+        yield Point("_bucket", bound, histogram.count_within(snapshot, octave))
+    yield Point("_bucket", {**labels, "le": "+Inf"}, snapshot["count"])
+    yield Point("_sum", labels, snapshot["total"])
+    yield Point("_count", labels, snapshot["count"])
+
+
+def _spelt(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _checked(name: str) -> str:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypedDict, TypeVar, overload
 
-from paintkit import _arguments, _wrap, clock
-from paintkit.monitor import exposition, recorder
-from paintkit.monitor.recorder import Histogram, HistogramSnapshot, Metrics
+from paintkit import _arguments, _catalogue, _wrap, clock
+from paintkit.histogram import Histogram, Metrics
+from paintkit.monitor import exposition
+from paintkit.monitor.gathering import OTHER, gather
 from paintkit.observations import Subscription
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import HistogramSnapshot, Metric
     from paintkit.typing import P, R
 
 __all__ = ["OTHER", "Measured", "Measurement", "MonitorSnapshot", "PerformanceMonitor"]
 
 T = TypeVar("T")
-
-#: The name under which everything is recorded for which there was no room.
-OTHER: Final = "__other__"
-
-# The bounds of the exported histograms, as powers of two: 0.12 ms to 32 s.
-_OCTAVES = range(-13, 6)
 
 _ABSENT: Final[Any] = object()
 
@@ -176,23 +172,15 @@ class PerformanceMonitor:
         for name, histogram in parts.items():
             self._histogram(name).merge(histogram.snapshot())
 
-    def families(self) -> list[exposition.Family]:
-        """Return everything recorded as families of numbers for `paintkit.monitor.exposition.render`."""
-        snapshots = {name: one.snapshot() for name, one in self._all().items()}
-        samples = [sample for name, one in snapshots.items() for sample in _histogram_samples(name, one)]
-        errors = [exposition.Sample({"name": name}, one["errors"]) for name, one in snapshots.items()]
-        return [
-            exposition.Family(
-                "paintkit_duration_seconds", "histogram", "How long measured work took.", tuple(samples)
-            ),
-            exposition.Family(
-                "paintkit_duration_errors_total", "counter", "Measured work that failed.", tuple(errors)
-            ),
-        ]
+    def telemetry(self) -> Iterator[Metric]:
+        """Return everything recorded, for exporters; see `paintkit.telemetry`."""
+        for name, one in self._all().items():
+            snapshot = one.snapshot()
+            yield from _catalogue.MONITOR.read(name, {"durations": snapshot, "errors": snapshot["errors"]})
 
     def as_text(self) -> str:
         """Return everything recorded in the text format that Prometheus reads."""
-        return exposition.render(self.families())
+        return exposition.render(gather([self]))
 
     def _finish(self, name: str, began: float, error: BaseException | None) -> None:
         # A clock that was exchanged meanwhile (a test began or ended) must not break the call.
@@ -300,13 +288,3 @@ def _histograms_in(snapshot: object) -> Mapping[str, HistogramSnapshot]:
     if not isinstance(parts, Mapping) or not all(isinstance(name, str) and name.strip() for name in parts):
         raise ValueError("not a snapshot of a PerformanceMonitor: it holds no histograms by name")
     return parts
-
-
-def _histogram_samples(name: str, snapshot: HistogramSnapshot) -> list[exposition.Sample]:
-    bounds = [(repr(2.0**octave), recorder.count_within(snapshot, octave)) for octave in _OCTAVES]
-    bounds.append(("+Inf", snapshot["count"]))
-    return [
-        *(exposition.Sample({"name": name, "le": bound}, count, "_bucket") for bound, count in bounds),
-        exposition.Sample({"name": name}, snapshot["total"], "_sum"),
-        exposition.Sample({"name": name}, snapshot["count"], "_count"),
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from paintkit import _arguments, ambient, observations
@@ -14,6 +14,7 @@ from paintkit.errors import BulkheadFullError, DeadlineExceededError
 from paintkit.machines.permits import Permits
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import Seconds
 
 __all__ = ["Bulkhead", "BulkheadMetrics", "Hold", "bulkhead"]
@@ -94,6 +95,12 @@ class Bulkhead(Policy):
             1
         """
         return Hold(self)
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.BULKHEAD.read(self.name, self.metrics()._asdict())
 
     def worst_case(self, cost: Cost) -> Cost:
         """The wait for a permit comes on top."""

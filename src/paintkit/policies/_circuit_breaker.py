@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from paintkit import _arguments, ambient, backoff, clock, observations
@@ -26,6 +26,7 @@ from paintkit.machines.breaker import (
 from paintkit.machines.window import Counts, CountWindow, TimeWindow, Window
 
 if TYPE_CHECKING:
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Predicate, Seconds
 
 __all__ = ["CircuitBreaker", "CircuitMetrics", "Guard", "SharedCircuits", "circuit_breaker"]
@@ -205,6 +206,14 @@ class CircuitBreaker(Policy):
             ...     answer = 42
         """
         return Guard(self)
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        metrics = self.metrics()
+        states = {state.value: state is metrics.state for state in CircuitState}
+        return _catalogue.BREAKER.read(self.name, metrics._asdict() | states)
 
     def force_open(self) -> None:
         """Refuse every call until `reset()`."""

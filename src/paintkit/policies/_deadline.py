@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Self
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._locks import new_lock
 from paintkit._wrap import Cost, Policy, Templates
 from paintkit.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
     from paintkit._expiry import Expiry, Timers
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import Seconds
 
 __all__ = ["Deadline", "deadline"]
@@ -57,6 +59,8 @@ class Deadline(Policy):
         #: The span, in seconds.
         self.seconds = seconds
         self._timers: Timers | None = None
+        self._missed = 0
+        self._lock = new_lock()  # guards _missed
 
     def __enter__(self) -> Self:
         self._open()
@@ -84,6 +88,12 @@ class Deadline(Policy):
         expiry = self._close().expiry
         if expiry is not None and expiry.over(error):
             raise self._exceeded(f"not done within {self.seconds:g} s") from error
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.DEADLINE.read(self.name, {"exceeded": self._missed})
 
     def worst_case(self, cost: Cost) -> Cost:
         """Nobody waits longer than this."""
@@ -118,6 +128,8 @@ class Deadline(Policy):
             raise self._exceeded(f"the deadline was over {-left:.3g} s before the call")
 
     def _exceeded(self, how: str) -> DeadlineExceededError:
+        with self._lock:
+            self._missed += 1
         observations.emit("deadline.exceeded", self.name, seconds=self.seconds)
         return DeadlineExceededError(how)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 from paintkit import _arguments, observations
+from paintkit._locks import new_lock
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
 from paintkit._wrap import Policy, Templates, colour_of, name_of, wrap
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import functools
     from collections.abc import AsyncGenerator, Coroutine
 
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Predicate
 
 __all__ = ["Fallback", "fallback"]
@@ -51,6 +53,8 @@ class Fallback(Policy, Generic[D]):
         self._on = on
         self._given_name = name
         self.name = name or "fallback"
+        self._used = 0
+        self._lock = new_lock()  # guards _used
 
     @overload  # type: ignore[override]  # the one policy whose result has another type
     def __call__(
@@ -69,6 +73,12 @@ class Fallback(Policy, Generic[D]):
                 f"the handler of {self.name!r} is `async def`: {name_of(fn)} has nowhere to await it"
             )
         return wrap(fn, self._templates, self._helpers())
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.FALLBACK.read(self.name, {"used": self._used})
 
     def __repr__(self) -> str:
         return f"<fallback {self.name!r}>"
@@ -103,6 +113,8 @@ class Fallback(Policy, Generic[D]):
             return await aopen_stream(lambda: _each(instead))
 
     def _instead(self, error: Exception, fn: object) -> Any:
+        with self._lock:
+            self._used += 1
         observations.emit("fallback.used", self._given_name or name_of(fn), error=error)
         return self._handler(error)
 

@@ -6,7 +6,7 @@ The idea and the choice of the 95th percentile are from Dean and Barroso, "The T
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
@@ -19,6 +19,7 @@ from paintkit.machines.hedging import HedgePlan, Quantile
 
 if TYPE_CHECKING:
     from paintkit.budget import RetryBudget
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Predicate, Seconds
 
 __all__ = ["Hedge", "hedge"]
@@ -62,6 +63,14 @@ class Hedge(Policy):
     def delay(self) -> float | None:
         """Seconds until the next try starts; `None` while too few calls are known for a quantile."""
         return self._delay.value if isinstance(self._delay, Quantile) else self._delay
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters, and its budget."""
+        from paintkit import _catalogue
+
+        yield from _catalogue.HEDGE.read(self.name, {"hedges": self._hedges})
+        if self._budget is not None:
+            yield self._budget
 
     def worst_case(self, cost: Cost) -> Cost:
         """All tries run, and the last one is as slow as the first."""

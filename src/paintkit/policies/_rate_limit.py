@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from heapq import heappop, heappush, heapreplace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from paintkit.machines.token_bucket import TokenBucket
 if TYPE_CHECKING:
     import functools
 
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import Seconds
 
 __all__ = ["Grant", "RateLimit", "RateLimitMetrics", "SharedLimits", "Tokens", "rate_limit"]
@@ -148,6 +149,12 @@ class RateLimit(Policy):
     def metrics(self) -> RateLimitMetrics:
         """Return the numbers of this moment."""
         return RateLimitMetrics(len(self._buckets), self._rejected, self._waited)
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.RATE_LIMIT.read(self.name, self.metrics()._asdict())
 
     def worst_case(self, cost: Cost) -> Cost:
         """The wait for a token comes on top."""

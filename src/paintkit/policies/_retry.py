@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import functools
 
     from paintkit.budget import RetryBudget
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Predicate, Seconds
 
 __all__ = ["Attempt", "Attempts", "Retry", "retry"]
@@ -114,8 +115,8 @@ class Retry(Policy):
         self._options = options
         self.name = options.name or "retry"
         self._templates = options.templates()
-        self._retries = 0
-        self._counting = new_lock()  # guards _retries
+        self._retries = self._given_up = 0
+        self._counting = new_lock()  # guards both
 
     @property
     def retries(self) -> int:
@@ -142,6 +143,14 @@ class Retry(Policy):
                     " errors: decorate a function instead"
                 )
         return Attempts(self)
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters, and its budget."""
+        from paintkit import _catalogue
+
+        yield from _catalogue.RETRY.read(self.name, {"retries": self._retries, "gave_up": self._given_up})
+        if self._options.budget is not None:
+            yield self._options.budget
 
     def worst_case(self, cost: Cost) -> Cost:
         """Every attempt is made, and every delay is as long as its schedule allows."""
@@ -229,6 +238,10 @@ class Retry(Policy):
         with self._counting:
             self._retries += 1
 
+    def _count_given_up(self) -> None:
+        with self._counting:
+            self._given_up += 1
+
 
 class _Progress:
     """One call on its way: the plan's decisions, told to observers."""
@@ -287,6 +300,7 @@ class _Progress:
         self.refund()
         if self._options.wait_for_circuit:
             return False
+        self._retry._count_given_up()
         self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason="circuit_open")
         return True
 
@@ -345,6 +359,7 @@ class _Progress:
         return hint if isinstance(hint, int | float) and not isinstance(hint, bool) and hint > 0 else 0.0
 
     def _give_up(self, reason: str, outcome: Outcome[Any]) -> None:
+        self._retry._count_given_up()
         self._tell("retry.gave_up", outcome, attempts=self._plan.made, reason=reason)
         if self._plan.made > 1 and isinstance(outcome, Failure):
             because = "" if reason == "attempts" else f" ({reason})"

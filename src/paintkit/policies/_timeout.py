@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient, clock, observations
@@ -23,6 +23,7 @@ from paintkit.errors import CallTimeoutError, DeadlineExceededError, RejectedErr
 
 if TYPE_CHECKING:
     from paintkit._expiry import Expiry, Timers
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import P, R, Seconds
 
 __all__ = ["Timeout", "timeout"]
@@ -77,9 +78,9 @@ class Timeout(Policy):
             async_generator="    $rest, $item = await $aopen($later)\n" + ASYNC_DELEGATION,
         )
         self._max_abandoned = max_abandoned
-        self._abandoned = 0
+        self._abandoned = self._expiries = 0
         self._timers: Timers | None = None
-        self._lock = new_lock()  # guards _abandoned
+        self._lock = new_lock()  # guards _abandoned and _expiries
 
     def __call__(self, fn: Callable[P, R], /) -> Callable[P, R]:
         """Return `fn` with this timeout.
@@ -104,6 +105,12 @@ class Timeout(Policy):
     def abandoned(self) -> int:
         """How many worker threads still run a call that nobody waits for."""
         return self._abandoned
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return what it counts, for exporters."""
+        from paintkit import _catalogue
+
+        return _catalogue.TIMEOUT.read(self.name, {"expired": self._expiries, "abandoned": self._abandoned})
 
     def worst_case(self, cost: Cost) -> Cost:
         """Nobody waits longer than this."""
@@ -155,6 +162,8 @@ class Timeout(Policy):
         return self._timers.start(due - clock.now())
 
     def _expired(self) -> CallTimeoutError:
+        with self._lock:
+            self._expiries += 1
         observations.emit("timeout.expired", self.name, seconds=self.seconds)
         return CallTimeoutError(f"{self.name!r}: no result within {self.seconds:g} s")
 

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
 
 from sqlalchemy import Connection, Engine
@@ -23,13 +23,14 @@ from paintkit.sqlalchemy.pool import PoolConfig
 from paintkit.sqlalchemy.queues import ObservedPool
 from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
 from paintkit.sqlalchemy.sizing import Finding, findings
-from paintkit.sqlalchemy.urls import is_async, normalized_url
+from paintkit.sqlalchemy.urls import is_async, normalized_url, pool_name
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
     from sqlalchemy.orm import Session
 
+    from paintkit.telemetry import Metric
     from paintkit.typing import Decorator, P, R, Seconds
 
 __all__ = ["DatabaseConnectionManager", "managers"]
@@ -188,6 +189,12 @@ class DatabaseConnectionManager:
         """
         engine = self.engine
         return self._watch.read(engine.pool)
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the pool's numbers under OpenTelemetry's names, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.POOL.read(pool_name(self.engine), self.get_connection_stats())
 
     def check(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
         """Compare what all processes together may open with what the server allows.

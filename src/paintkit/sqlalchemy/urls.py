@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Final
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-__all__ = ["is_async", "normalized_url"]
+__all__ = ["is_async", "normalized_url", "pool_name"]
 
 # Drivers differ between versions of SQLAlchemy; a URL without one gets the driver that paintkit is tested with.
 _DRIVERS: Final = {
@@ -48,3 +49,20 @@ def normalized_url(url: URL | str) -> URL:
 def is_async(url: URL) -> bool:
     """Whether the driver of this URL works under asyncio only."""
     return url.get_dialect().is_async
+
+
+def pool_name(engine: Engine) -> str:
+    """Return what the pool is called in metrics: its `pool_logging_name`, else host, port and database, as OpenTelemetry wants.
+
+    Example:
+        >>> from sqlalchemy import create_engine
+        >>> pool_name(create_engine("postgresql+psycopg://me:secret@db.example:5432/studio"))
+        'db.example:5432/studio'
+    """
+    url, given = engine.url, engine.pool.logging_name
+    if given:
+        return given
+    if url.host is None:  # a file's folders are the machine's business
+        return PurePath(url.database or ":memory:").name
+    port = "" if url.port is None else f":{url.port}"
+    return f"{url.host}{port}/{url.database or ''}"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paintkit.monitor import recorder
-from paintkit.monitor.recorder import Histogram
+from paintkit import histogram as recorder
+from paintkit.histogram import Histogram
 
 DURATIONS = st.lists(
     st.one_of(st.floats(1e-9, 1e12), st.floats(1e-6, 100.0), st.sampled_from([1e-9, 0.5, 1.0, 2.0, 1e12])),

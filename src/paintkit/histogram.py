@@ -6,11 +6,15 @@ durations are short and wide where they are long: at most 1/64 of what it holds.
 
 from __future__ import annotations
 
-import threading
 from math import ceil, frexp, inf, isfinite, ldexp
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
-__all__ = ["Histogram", "HistogramSnapshot", "Metrics", "count_within", "quantile", "summary"]
+from paintkit._locks import new_lock
+
+if TYPE_CHECKING:
+    from paintkit.telemetry import HistogramSnapshot
+
+__all__ = ["Histogram", "Metrics", "count_within", "quantile", "summary"]
 
 _PER_OCTAVE = 64
 _PER_MANTISSA = 128.0  # frexp gives mantissas from 0.5 to 1: one octave is half of that range
@@ -52,17 +56,6 @@ class Metrics(TypedDict):
     p99: float
 
 
-class HistogramSnapshot(TypedDict):
-    """A histogram as plain data, ready for JSON; `buckets` holds counts by bucket number, written as a string."""
-
-    count: int
-    total: float
-    shortest: float
-    longest: float
-    errors: int
-    buckets: dict[str, int]
-
-
 class Histogram:
     """Durations and errors of one thing, recorded from any thread.
 
@@ -78,7 +71,7 @@ class Histogram:
     __slots__ = ("_buckets", "_errors", "_lock", "_longest", "_shortest", "_total")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all of it
+        self._lock = new_lock()  # guards all of it
         self._buckets: dict[int, int] = {}
         self._errors = 0
         self._total = 0.0

@@ -1,0 +1,137 @@
+"""How the metrics of many sources become one list."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paintkit import PerformanceMonitor
+from paintkit.histogram import Histogram
+from paintkit.monitor.gathering import OTHER, checked, everyone, gather
+from paintkit.telemetry import Metric, Sample
+
+
+class Told:
+    """A source that tells what it was given, and counts how often it was asked."""
+
+    def __init__(self, *told):
+        self.told = told
+        self.asked = 0
+
+    def telemetry(self):
+        self.asked += 1
+        return self.told
+
+
+class Broken:
+    def telemetry(self):
+        yield counter("broken", {}, 1)
+        raise OSError("no answer")
+
+
+def counter(name, labels, value, kind="counter", unit=""):
+    return Metric(name, kind, unit, "Help.", (Sample(labels, value),))
+
+
+def numbers(*sources, **options):
+    return {
+        metric.name: {tuple(sample.labels.values()): sample.value for sample in metric.samples}
+        for metric in gather(sources, **options)
+        if metric.name != "paintkit.telemetry.failed"
+    }
+
+
+def failed(*sources):
+    (found,) = [one.samples[0].value for one in gather(sources) if one.name == "paintkit.telemetry.failed"]
+    return found
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.integers(0, 9))))
+def test_equal_labels_add_up(parts):
+    """Whichever source, and however often, they come from."""
+    model = {}
+    for name, label, value in parts:
+        labels = model.setdefault(name, {})
+        labels[label,] = labels.get((label,), 0) + value
+    assert model == numbers(*(Told(counter(name, {"name": label}, value)) for name, label, value in parts))
+
+
+def test_histograms_add_up_bucket_by_bucket():
+    """As if one histogram had seen it all."""
+    parts = [Histogram(), Histogram(), Histogram()]
+    for seconds in (0.001, 0.5, 0.25):
+        parts[0].record(seconds)
+        parts[2].record(seconds)
+    parts[1].record(0.75, OSError())
+    parts[2].record(0.75, OSError())
+    sources = [Told(counter("work", {}, one.snapshot(), "histogram")) for one in parts]
+    assert numbers(sources[2]) == numbers(*sources[:2])
+
+
+def test_a_source_is_asked_once_whoever_holds_it():
+    """Even if two sources hold each other."""
+    shared = Told(counter("jobs", {}, 1))
+    first, second = Told(shared), Told(shared)
+    first.told += (second,)
+    second.told += (first,)
+    assert {"jobs": {(): 1}} == numbers(first, second, shared)
+    assert [1, 1, 1] == [one.asked for one in (first, second, shared)]
+    assert {first, second, shared} == set(everyone([first]))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Broken(),
+        Told("no metric"),
+        Told(counter("Bad Name", {}, 1)),
+        Told(counter("jobs", {"bad name": "x"}, 1)),
+        Told(counter("jobs", {}, 1, "gauge")),
+        Told(counter("jobs", {}, 1, unit="s")),
+        Told(counter("jobs", {}, "three")),
+        Told(counter("jobs", {}, {"count": 1})),
+        Told(counter("work", {}, 1, "histogram")),
+        None,
+    ],
+)
+def test_a_bad_source_spoils_nothing(bad, caplog):
+    """It is logged, counted and left out; the others are told."""
+    good = Told(counter("jobs", {"queue": "a"}, 1))
+    with caplog.at_level(logging.ERROR, logger="paintkit.monitor"):
+        assert {"jobs": {("a",): 1}} == numbers(good, bad)
+        assert 1 == failed(good, bad)
+    assert all("cannot be read" in record.message for record in caplog.records)
+    assert 2 == len(caplog.records)
+
+
+def test_the_values_of_a_label_are_bounded():
+    """What comes after the first few is added up under one name; other labels stay."""
+    metric = Metric(
+        "jobs",
+        "counter",
+        "",
+        "Jobs.",
+        tuple(
+            Sample({"name": f"{number}", "state": state}, 1) for number in range(5) for state in ("ok", "bad")
+        ),
+    )
+    found = numbers(Told(metric), max_values=2)["jobs"]
+    assert {("0", "ok"): 1, ("1", "ok"): 1, (OTHER, "ok"): 3} == {
+        key: found[key] for key in found if key[1] == "ok"
+    }
+    assert 10 == sum(found.values())
+
+
+def test_values_of_labels_are_text_that_can_be_sent():
+    """Half a surrogate pair cannot."""
+    (found,) = numbers(Told(counter("jobs", {"name": "a\ud800"}, 1)))["jobs"]
+    assert "a\\ud800" == found[0]
+
+
+def test_what_is_no_source_is_refused():
+    """With its type and what to do."""
+    monitor = PerformanceMonitor()
+    assert (monitor,) == checked([monitor])
+    with pytest.raises(TypeError, match=r"telemetry\(\).* list .*one after the other"):
+        checked([[monitor]])
