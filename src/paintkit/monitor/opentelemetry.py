@@ -1,0 +1,149 @@
+"""Metrics and span events for OpenTelemetry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, cast
+
+from opentelemetry import trace
+from opentelemetry.metrics import Observation as Reading
+
+from paintkit import _catalogue, observations
+from paintkit.monitor.details import on_one_line, plain
+from paintkit.monitor.gathering import OTHER, checked, everyone, gather
+from paintkit.monitor.performance import PerformanceMonitor
+from paintkit.observations import Subscription
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Meter
+
+    from paintkit.monitor.performance import Measured
+    from paintkit.observations import Observation
+    from paintkit.telemetry import Entry, Metric, Source
+
+__all__ = ["instrument", "trace_observations"]
+
+# What is measured under more names than that is recorded together.
+_MOST_NAMES: Final = 1_000
+
+
+def instrument(meter: Meter, *sources: Source) -> Subscription:
+    """Show the sources' numbers through a meter: observable instruments, and a histogram of what monitors measure.
+
+    Counts and states are read when a reader collects. Durations are recorded one by one, from now on, for the interface
+    of OpenTelemetry knows no other way.
+
+    Args:
+        meter: What OpenTelemetry's `get_meter(…)` returns.
+        sources: Monitors, caches, registries, policies, database managers, buses, …: whatever has `telemetry()`.
+
+    Returns:
+        The registration: after `.cancel()` the instruments have nothing to tell.
+
+    Raises:
+        TypeError: Something among the sources has no `telemetry()`.
+
+    Example:
+        >>> from opentelemetry.metrics import get_meter
+        >>> from paintkit import CacheManager, PerformanceMonitor
+        >>> shown = instrument(get_meter("studio"), CacheManager("paints"), PerformanceMonitor())
+        >>> shown.cancel()
+    """
+    given = checked(sources)
+    readings = _Readings(given)
+    for one in _instruments(given):
+        create = {
+            "counter": meter.create_observable_counter,
+            "gauge": meter.create_observable_up_down_counter,
+        }.get(one.kind)
+        if create is not None:
+            create(one.name, [readings.of(one.name)], one.unit, one.help)
+    record = _recorder(meter)
+    monitors = [source for source in everyone(given) if isinstance(source, PerformanceMonitor)]
+    subscriptions = ExitStack()
+    subscriptions.callback(readings.stop)
+    for monitor in monitors:
+        subscriptions.enter_context(monitor.observe(record))
+    return Subscription(subscriptions.close)
+
+
+def trace_observations() -> Subscription:
+    """Add every observation, from now on, as an event to the span that is current where it was made.
+
+    Returns:
+        The registration: `.cancel()` it, or use it as a context manager.
+
+    Example:
+        >>> from paintkit import retry
+        >>> with trace_observations():
+        ...     retry(on=OSError).call(len, "blue")
+        4
+    """
+    return observations.observe(_add_event)
+
+
+def _add_event(observation: Observation) -> None:
+    span = trace.get_current_span()
+    if span.is_recording():
+        attributes = {f"paintkit.{name}": value for name, value in plain(observation.details).items()}
+        attributes["paintkit.source"] = on_one_line(observation.source)
+        span.add_event(f"paintkit.{observation.kind}", attributes)
+
+
+def _instruments(sources: tuple[Source, ...]) -> Iterable[Metric | Entry]:
+    """What there may be to show, once each: an instrument has to be there before the first of its numbers."""
+    found: dict[str, Metric | Entry] = {
+        entry.name: entry for table in _catalogue.TABLES for entry in table.entries
+    }
+    return (found | {metric.name: metric for metric in gather(sources)}).values()
+
+
+class _Readings:
+    """What the sources say, asked once for all the instruments of one collection."""
+
+    def __init__(self, sources: tuple[Source, ...]) -> None:
+        self._sources = sources
+        self._lock = threading.Lock()  # guards the two below
+        self._metrics: dict[str, Metric] | None = None
+        self._served: set[str] = set()  # the instruments that had their share of them
+
+    def of(self, name: str) -> Callable[[CallbackOptions], Iterable[Reading]]:
+        """Return the callback of one instrument."""
+        return lambda _options: self._share(name)
+
+    def stop(self) -> None:
+        """Ask nobody any more."""
+        self._sources = ()
+
+    def _share(self, name: str) -> Iterator[Reading]:
+        with self._lock:
+            if self._metrics is None or name in self._served:  # a new collection has begun
+                self._metrics = {metric.name: metric for metric in gather(self._sources)}
+                self._served = set()
+            self._served.add(name)
+            metric = self._metrics.get(name)
+        for labels, value in metric.samples if metric is not None else ():
+            yield Reading(cast("float", value), labels)
+
+
+def _recorder(meter: Meter) -> Callable[[Measured], None]:
+    """Return an observer of monitors."""
+    (durations, _errors) = _catalogue.MONITOR.entries
+    histogram = meter.create_histogram(durations.name, durations.unit, durations.help)
+    known: set[str] = set()
+
+    def record(measured: Measured) -> None:
+        name = measured.name
+        if name not in known:
+            if len(known) < _MOST_NAMES:
+                known.add(name)
+            else:
+                name = OTHER
+        attributes = {"name": name}
+        if measured.error is not None:
+            attributes["error.type"] = type(measured.error).__name__
+        histogram.record(measured.seconds, attributes)
+
+    return record
