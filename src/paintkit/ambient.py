@@ -11,8 +11,9 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Protocol
 
 from paintkit import clock
+from paintkit._locks import new_lock
 
-__all__ = ["UnitOfWork", "deadline", "detached", "process", "remaining", "unit_of_work"]
+__all__ = ["UnitOfWork", "deadline", "detached", "detour", "process", "remaining", "unit_of_work"]
 
 
 class UnitOfWork(Protocol):
@@ -67,16 +68,24 @@ class _Process:
     whoever changes them and are read without one.
     """
 
-    __slots__ = ("dirty_units", "epoch")
+    __slots__ = ("detours", "epoch")
 
     def __init__(self) -> None:
         #: Grows with every invalidation that takes effect in any cache.
         self.epoch = 0
-        #: How many open units of work have marked something dirty; 0 spares every cache hit the question.
-        self.dirty_units = 0
+        #: How many reasons there are that a cached call cannot be answered in passing: units of work that marked something
+        #: dirty, and whatever else has to see every call. 0 spares every cache hit these questions.
+        self.detours = 0
 
 
 process = _Process()
+_counting = new_lock()  # guards process.detours
+
+
+def detour(change: int) -> None:
+    """Add a reason for cached calls to go out of line (+1), or take it back (-1)."""
+    with _counting:
+        process.detours += change
 
 
 def remaining() -> float | None:

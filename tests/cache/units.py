@@ -19,7 +19,7 @@ class FakeUnit:
 
     def mark_dirty(self, tags, /):
         if not self._dirty:
-            ambient.process.dirty_units += 1
+            ambient.detour(+1)
         self._dirty.update(tags)
 
     def is_dirty(self, tags, /):
@@ -38,7 +38,7 @@ class FakeUnit:
 
     def _end(self):
         if self._dirty:
-            ambient.process.dirty_units -= 1
+            ambient.detour(-1)
             self._dirty = set()
 
 

@@ -1,5 +1,7 @@
 """The extension: what it adds to an app, who may see it, and what it refuses."""
 
+import contextvars
+
 import pytest
 from flask import Flask
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +15,7 @@ from paintkit import (
     EventBus,
     PerformanceMonitor,
     RequestBatcher,
+    ambient,
     bulkhead,
 )
 from paintkit.flask import PaintKit
@@ -257,4 +260,41 @@ def test_a_senseless_configuration_is_refused_at_start(app, name, value, kind):
     """Not at the first request."""
     app.config[name] = value
     with pytest.raises(kind, match=name):
+        PaintKit(app)
+
+
+@pytest.mark.parametrize("remember", [True, False])
+def test_a_request_reads_a_cached_value_once(app, remember):
+    """Each request has a memo, which ends with it, however that is; the app can do without."""
+    app.config["PAINTKIT_CACHE_MEMO"] = remember
+    cache = CacheManager()
+    PaintKit(app, cache=cache)
+    prices = {"red": 350}
+    price = cache.cache_result()(lambda sku: prices[sku])
+
+    @app.get("/prices")
+    def read():
+        first = price("red")
+        prices["red"] += 1
+        contextvars.Context().run(price.invalidate, "red")
+        return [first, price("red")]
+
+    @app.get("/broken")
+    def fail():
+        price("red")
+        raise ValueError("view")
+
+    client = app.test_client()
+    later = 0 if remember else 1
+    assert [350, 350 + later] == client.get("/prices").json
+    assert 500 == client.get("/broken").status_code
+    assert [351, 351 + later] == client.get("/prices").json
+    assert 0 == ambient.process.detours
+    assert 352 == price("red")
+
+
+def test_the_choice_of_memos_is_a_flag(app):
+    """Anything but True and False is a mistake."""
+    app.config["PAINTKIT_CACHE_MEMO"] = "no"
+    with pytest.raises(TypeError, match="PAINTKIT_CACHE_MEMO"):
         PaintKit(app)

@@ -71,22 +71,22 @@ def test_dirty_units_are_counted_once_and_taken_back(house: House) -> None:
     """A unit with marked tags counts once, however often it marks, and no longer when it has ended, well or not."""
 
     async def scenario() -> None:
-        assert 0 == ambient.process.dirty_units
+        assert 0 == ambient.process.detours
         for failing in (False, True):
             try:
                 async with house.unit():
                     unit = ambient.unit_of_work.get()
                     unit.mark_dirty(())
-                    assert 0 == ambient.process.dirty_units
+                    assert 0 == ambient.process.detours
                     unit.mark_dirty(["paint:1"])
                     unit.mark_dirty(["paint:2"])
-                    assert 1 == ambient.process.dirty_units
+                    assert 1 == ambient.process.detours
                     assert (True, False) == (unit.is_dirty(["x", "paint:2"]), unit.is_dirty(["paint:3"]))
                     if failing:
                         raise Boom
             except Boom:
                 pass
-            assert 0 == ambient.process.dirty_units
+            assert 0 == ambient.process.detours
 
     house.run(scenario)
 

@@ -114,3 +114,25 @@ def test_costs_nothing_until_used():
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
     assert "['paintkit', 'paintkit.testing', 'paintkit.testing.plugin']" == loaded.strip()
+
+
+def test_mutation_guard_fixture_finds_who_changes_a_shared_value(run):
+    """A test that changes what a cache returned fails, others pass."""
+    run(
+        """
+        from paintkit import CacheManager
+
+        cache = CacheManager()
+
+        @cache.cache_result
+        def colours():
+            return ["red"]
+
+        def test_that_reads(paintkit_mutation_guard):
+            assert ["red"] == colours()
+
+        def test_that_changes(paintkit_mutation_guard):
+            colours().append("blue")
+            colours()
+        """
+    ).assert_outcomes(passed=1, failed=1)

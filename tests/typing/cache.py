@@ -47,6 +47,7 @@ async def stock(sku: str) -> int:
     stale_on_error=3600,
     loader_timeout=5.0,
     soft_timeout=0.2,
+    copy="deep",
 )
 def varied(paint_id: int, trace: str = "") -> str | None:
     """Every option."""
@@ -126,5 +127,6 @@ def refused() -> None:
     paint.put(b"red", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cache.cache_result(copy="all")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     CacheManager(policy=dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(steal=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

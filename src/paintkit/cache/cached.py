@@ -30,9 +30,9 @@ _LOOK = """\
         $entry = None
     if $entry is not None{same_kind}:
         $value = $entry.value
-        if $clock.now() < $entry.due and not $process.dirty_units:
+        if $clock.now() < $entry.due and not $process.detours:
             $entry.hits += 1
-{note}            return $value
+{note}            return {value}
 """
 _NOTE = "            $note($entry)\n"
 _MAKE_KEY = """\
@@ -49,7 +49,9 @@ def _body(parameters: Parameters, options: Options, note: str, *, method: bool) 
     entry, 1.25; a tuple of argument and type 1.45; `get` in a `try` is as quick as a subscript, and a miss does not raise.
     """
     if options.key_func is not None:
-        return _MAKE_KEY + _LOOK.format(find=_finding("$get", "$key", options), same_kind="", note=note)
+        return _MAKE_KEY + _LOOK.format(
+            find=_finding("$get", "$key", options), same_kind="", note=note, value=_value(options)
+        )
     if parameters.variadic:
         return ""
     names = [name for name in parameters.names[method:] if name not in options.ignore]
@@ -58,11 +60,17 @@ def _body(parameters: Parameters, options: Options, note: str, *, method: bool) 
     else:
         key, same_kind = f"({', '.join([*names, *(f'{name}.__class__' for name in names)])})", ""
     get = f"$receivers.get($id({parameters.names[0]}), $nobody).get" if method else "$get"
-    return _LOOK.format(find=_finding(get, key, options), same_kind=same_kind, note=note)
+    return _LOOK.format(
+        find=_finding(get, key, options), same_kind=same_kind, note=note, value=_value(options)
+    )
 
 
 def _finding(get: str, key: str, options: Options) -> str:
     return f"{get}(($variant(), {key}))" if options.vary else f"{get}({key})"
+
+
+def _value(options: Options) -> str:
+    return "$value" if options.copy is None else "$copy($value)"
 
 
 def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
@@ -101,6 +109,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
             "amiss": loader.amiss,
             "bind": bind,
             "clock": clock,
+            "copy": options.copy,
             "get": section.table.get,
             "id": id,
             "key_func": options.key_func,

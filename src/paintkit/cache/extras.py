@@ -78,7 +78,7 @@ class _Calls:
     def _peek(self, args: tuple[object, ...], named: Mapping[str, object]) -> Any:
         call, _, _ = self._bound(args, named)
         served = self._loader.look(call, use=False)
-        return served.value if isinstance(served, Success) else None
+        return self._loader.handed_out(served.value) if isinstance(served, Success) else None
 
     def _put(self, value: object, args: tuple[object, ...], named: Mapping[str, object]) -> None:
         self._loader.put(*self._bound(args, named), value)

@@ -16,12 +16,14 @@ from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing
 from paintkit.cache.invalidation import OfCall
 from paintkit.cache.keeping import KeptError
 from paintkit.cache.keys import Identity, freeze
+from paintkit.cache.memo import Memo, forget, memo_of, unremembered
 from paintkit.cache.memory import Entry, Section
 
 if TYPE_CHECKING:
     import functools
     from contextvars import ContextVar
 
+    from paintkit.cache.copies import Copier
     from paintkit.cache.keeping import Keeping, Verdict
     from paintkit.cache.reports import Explanation
     from paintkit.cache.store import Store
@@ -45,6 +47,7 @@ class Options(Record):
         vary: Context variables that are.
         tags: The tags, or what makes them from the bound arguments.
         keeping: What is kept, and for how long.
+        copy: Copies values on their way in and out, or `None`.
     """
 
     key_func: Callable[..., str] | None
@@ -52,6 +55,7 @@ class Options(Record):
     vary: tuple[ContextVar[Any], ...]
     tags: tuple[str, ...] | Callable[..., Iterable[str]]
     keeping: Keeping
+    copy: Copier | None = None
 
 
 class Loader:
@@ -107,14 +111,26 @@ class Loader:
     def miss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in blocking code."""
         call = self.locate(later, label)
+        memo = memo_of(self.store) if ambient.process.detours else None
+        if memo is not None:
+            return self.handed_out(drive(self._recall(memo, call, later, label, BLOCKING)))
         served = self.look(call)
-        return served.unwrap() if served is not None else drive(self._get(call, later, label, BLOCKING))
+        value = served.unwrap() if served is not None else drive(self._get(call, later, label, BLOCKING))
+        return self.handed_out(value)
 
     async def amiss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in asyncio."""
         call = self.locate(later, label)
+        memo = memo_of(self.store) if ambient.process.detours else None
+        if memo is not None:
+            return self.handed_out(await self._recall(memo, call, later, label, ASYNCIO))
         served = self.look(call)
-        return served.unwrap() if served is not None else await self._get(call, later, label, ASYNCIO)
+        value = served.unwrap() if served is not None else await self._get(call, later, label, ASYNCIO)
+        return self.handed_out(value)
+
+    def handed_out(self, value: Any) -> Any:
+        """Return a value as a caller gets it."""
+        return value if self.options.copy is None else self.options.copy(value)
 
     def look(self, call: Entry, *, use: bool = True) -> Outcome[Any] | None:
         """Look again: the key may be one that no wrapper can build, or some unit of work may have changed something."""
@@ -126,13 +142,37 @@ class Loader:
         until = max(entry.due, entry.expires) if not use or isinstance(answer, Failure) else entry.due
         if until <= clock.now():
             return None
-        if ambient.process.dirty_units:
-            unit = ambient.unit_of_work.get()
-            if unit is not None and self.store.is_dirty(entry, unit):
+        if ambient.process.detours:
+            if self.store.is_dirty(entry, ambient.unit_of_work.get()):
                 return None
+            if self.store.guard is not None:
+                self.store.guard.check(entry)
         if use:
             self.store.level.touch(entry)
         return answer
+
+    async def _recall(
+        self,
+        memo: Memo,
+        call: Entry,
+        later: functools.partial[Any],
+        label: str | None,
+        runtime: Runtime,
+    ) -> Any:
+        """Return what this request has read before, else read it, and remember it if everybody may see it."""
+        unit = ambient.unit_of_work.get()
+        known = memo.find(call)
+        if known is not None and not self.store.is_dirty(known[0], unit):
+            call.table.section.counters.hits += 1
+            return known[1]
+        changes = memo.changes
+        self._complete(call, later, label)
+        with unremembered():
+            served = self.look(call)
+            value = served.unwrap() if served is not None else await self._get(call, later, label, runtime)
+        if served is not None or unit is None or not (unit.wrote or self.store.is_dirty(call, unit)):
+            memo.note(call, value, changes)
+        return value
 
     async def _get(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
@@ -203,6 +243,14 @@ class Loader:
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
         """Load whatever is there already, and replace it."""
+        with unremembered():
+            value = await self._renew(call, later, label, runtime)
+        forget(self.store, OfCall(call))
+        return self.handed_out(value)
+
+    async def _renew(
+        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
+    ) -> Any:
         self._complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
@@ -218,7 +266,7 @@ class Loader:
     def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
         """Store a value that somebody else has made."""
         self._complete(call, later, label)
-        self.store.put(call, value, OfCall(call))
+        self.store.put(call, self.handed_out(value), OfCall(call))
 
     def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
         """Tell what is known of a call."""

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Outcome, Success
@@ -23,6 +23,7 @@ from paintkit.cache.flights import Abandoned
 from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
 from paintkit.cache.keeping import KeptError, Verdict
 from paintkit.cache.keys import Identity, identity_of
+from paintkit.cache.memo import forget
 from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, Table
 from paintkit.cache.workers import Workers
 
@@ -33,7 +34,19 @@ if TYPE_CHECKING:
     from paintkit.cache.removals import Removals
     from paintkit.cache.reports import RemovalCause
 
-__all__ = ["Store"]
+__all__ = ["Guard", "Store"]
+
+
+class Guard(Protocol):
+    """Hears of every value that comes, and of every one that is served while `ambient.process.detours` is not 0."""
+
+    def note(self, value: object, function: str, /) -> None:
+        """Look at a value that comes."""
+        ...
+
+    def check(self, entry: Entry, /) -> None:
+        """Look at an entry that is about to be served."""
+        ...
 
 
 class Store:
@@ -44,6 +57,9 @@ class Store:
         removals: Where it notes what leaves.
         name: The name of the cache, for observations.
     """
+
+    #: Watches in tests for values that somebody changes; there is one for all caches.
+    guard: ClassVar[Guard | None] = None
 
     def __init__(self, name: str, level: MemoryLevel, removals: Removals) -> None:
         self.name = name
@@ -160,6 +176,8 @@ class Store:
         """Return what becomes of the outcome of a call. Runs the user's code: not under the lock."""
         section = call.table.section
         verdict = section.keeping.judge(outcome, seconds)
+        if self.guard is not None and isinstance(verdict.outcome, Success):
+            self.guard.note(verdict.outcome.value, section.name)
         weights = self.level.weights
         return verdict if weights is None else weights.judge(verdict, section.name)
 
@@ -246,6 +264,7 @@ class Store:
         """
         verdict = self.judge(call, Success(value))
         verdict.outcome.unwrap()
+        forget(self, target)
         unit = ambient.unit_of_work.get()
         replace = functools.partial(self._replace, call, verdict, target, ambient.process.epoch)
         if unit is None:
@@ -262,6 +281,7 @@ class Store:
         if self._in_a_step():
             self._put_off.append(target)
             return
+        forget(self, target)
         now = clock.now()
         with self.lock:
             outdated = self._ledger.noted_since(since, marks_of(call))
@@ -278,6 +298,7 @@ class Store:
 
     def invalidate(self, target: Target) -> None:
         """Drop what a target covers: at once, or inside a unit of work after its commit."""
+        forget(self, target)
         unit = ambient.unit_of_work.get()
         if unit is None:
             self.drop(target)
@@ -290,6 +311,7 @@ class Store:
         if self._in_a_step():
             self._put_off.append(target)
             return
+        forget(self, target)  # also what was read between the invalidation and the commit
         with self.lock:
             dropped = self._forget(target)
             self.invalidations += 1
@@ -306,9 +328,9 @@ class Store:
             del self._flights[place]
         return len(entries)
 
-    def is_dirty(self, call: Entry, unit: ambient.UnitOfWork) -> bool:
-        """Whether a unit of work has invalidated what concerns a call."""
-        return unit.is_dirty((self, mark) for mark in marks_of(call))
+    def is_dirty(self, call: Entry, unit: ambient.UnitOfWork | None) -> bool:
+        """Whether a unit of work, if there is one, has invalidated what concerns a call."""
+        return unit is not None and unit.is_dirty((self, mark) for mark in marks_of(call))
 
     # --- Statistics ---
 

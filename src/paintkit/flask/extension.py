@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["PaintKit"]
 
 _NAME: Final = "paintkit"
+_MEMOS: Final = "paintkit.memos"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -42,6 +43,8 @@ class PaintKit:
     - `/metrics` gives all totals as text for Prometheus, to those who send `Authorization: Bearer` and the app's
       `PAINTKIT_METRICS_TOKEN`. Without a token it is not there (404), unless the app runs in debug mode or says
       `PAINTKIT_METRICS_PUBLIC = True`.
+
+    Each request has a memo of each cache: what it has read it reads again. `PAINTKIT_CACHE_MEMO = False` spares that.
 
     The extension is kept in `app.extensions["paintkit"]`. The first database manager becomes the app's own: it gives each
     app context a session to read with.
@@ -107,7 +110,7 @@ class PaintKit:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Add paths, commands and read sessions to `app`.
+        """Add paths, commands, read sessions and memos to `app`.
 
         Raises:
             TypeError: A `PAINTKIT_…` entry of the app's configuration is of the wrong kind.
@@ -125,6 +128,9 @@ class PaintKit:
             self._blueprint(self._health(app, timeout)), url_prefix=self._url_prefix or None
         )
         app.cli.add_command(cli.group(self.parts, self.checks))
+        if app.config["PAINTKIT_CACHE_MEMO"]:
+            app.before_request(self._open_memos)
+            app.teardown_request(_close_memos)
 
     def get_stats(self) -> dict[str, dict[str, Any]]:
         """Return the totals of everything, as plain data: by kind, then by name."""
@@ -133,6 +139,11 @@ class PaintKit:
     def telemetry(self) -> Iterable[Source]:
         """Return everything of the app, for exporters."""
         return (*(part for parts in self.parts for part in parts.values()), *self._telemetry)
+
+    def _open_memos(self) -> None:
+        memos = request.environ[_MEMOS] = [cache.memo() for cache in self.parts.caches.values()]
+        for memo in memos:
+            memo.open()
 
     def _health(self, app: Flask, timeout: float) -> Health:
         essential = [
@@ -164,6 +175,11 @@ class PaintKit:
         return blueprint
 
 
+def _close_memos(_error: BaseException | None) -> None:
+    for memo in reversed(request.environ.pop(_MEMOS, [])):
+        memo.close()
+
+
 def _checked_prefix(prefix: str) -> str:
     if not isinstance(prefix, str):
         raise TypeError(f"url_prefix must be a string, not {type(prefix).__name__}")
@@ -178,6 +194,7 @@ def _configured(app: Flask) -> float:
     if token is not None and not _arguments.label("PAINTKIT_METRICS_TOKEN", token).isascii():
         raise ValueError("PAINTKIT_METRICS_TOKEN must be ASCII: a header carries nothing else for sure")
     _arguments.flag("PAINTKIT_METRICS_PUBLIC", app.config.setdefault("PAINTKIT_METRICS_PUBLIC", False))
+    _arguments.flag("PAINTKIT_CACHE_MEMO", app.config.setdefault("PAINTKIT_CACHE_MEMO", True))
     timeout = app.config.setdefault("PAINTKIT_READY_TIMEOUT", 1.0)
     return _arguments.seconds("PAINTKIT_READY_TIMEOUT", timeout)
 

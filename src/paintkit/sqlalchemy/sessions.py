@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import sys
 import threading
@@ -32,17 +31,6 @@ __all__ = ["ReadSession", "UnitOfWork", "UnitSession", "current_owner", "watch_e
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
 _READING_TEXT: Final = re.compile(r"\s*(select|show|explain|pragma|values)\b", re.IGNORECASE)
-
-# Guards ambient.process.dirty_units.
-_counting = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _counting
-    _counting = threading.Lock()  # another thread may have held the old one while the process forked
-
-
-os.register_at_fork(after_in_child=_renew_lock)
 
 
 def current_owner() -> object:
@@ -133,7 +121,7 @@ class UnitOfWork:
         first = not self._dirty
         self._dirty.update(tags)
         if first and self._dirty:
-            _count_dirty(+1)
+            ambient.detour(+1)
 
     def is_dirty(self, tags: Iterable[Hashable], /) -> bool:
         """Whether one of these tags was marked in it, or in a unit of work around it."""
@@ -281,12 +269,7 @@ class UnitOfWork:
         finally:
             if self._dirty:
                 self._dirty.clear()
-                _count_dirty(-1)
-
-
-def _count_dirty(change: int) -> None:
-    with _counting:
-        ambient.process.dirty_units += change
+                ambient.detour(-1)
 
 
 def _ended_by_server(context: ExceptionContext) -> bool:

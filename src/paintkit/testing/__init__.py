@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from paintkit.testing._scripted import ScriptedAsync as ScriptedAsync
     from paintkit.testing._scripted import ascripted as ascripted
     from paintkit.testing._scripted import scripted as scripted
+    from paintkit.testing.caches import MutatedValueError as MutatedValueError
+    from paintkit.testing.caches import assert_loads as assert_loads
+    from paintkit.testing.caches import mutation_guard as mutation_guard
     from paintkit.testing.clock import FakeClock as FakeClock
     from paintkit.testing.contracts import CacheLevelContract as CacheLevelContract
     from paintkit.testing.contracts import CacheLevelOutageContract as CacheLevelOutageContract
@@ -30,10 +33,13 @@ _HOMES = {
     "FakeClock": "clock",
     "FakeLevel": "levels",
     "FakeServer": "levels",
+    "MutatedValueError": "caches",
     "Outage": "_outage",
     "Scripted": "_scripted",
     "ScriptedAsync": "_scripted",
     "ascripted": "_scripted",
+    "assert_loads": "caches",
+    "mutation_guard": "caches",
     "scripted": "_scripted",
     "simulate": "simulation",
     "Simulation": "simulation",
@@ -46,12 +52,15 @@ __all__ = [
     "FakeClock",
     "FakeLevel",
     "FakeServer",
+    "MutatedValueError",
     "Outage",
     "Scripted",
     "ScriptedAsync",
     "SimulatedOutageError",
     "Simulation",
     "ascripted",
+    "assert_loads",
+    "mutation_guard",
     "scripted",
     "simulate",
     "strategies",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from paintkit.sqlalchemy import query_guard
     from paintkit.testing.clock import FakeClock
 
-__all__ = ["paintkit_clock", "paintkit_query_guard"]
+__all__ = ["paintkit_clock", "paintkit_mutation_guard", "paintkit_query_guard"]
 
 
 @pytest.fixture
@@ -21,6 +21,15 @@ def paintkit_clock() -> Iterator[FakeClock]:
 
     with FakeClock() as clock:
         yield clock
+
+
+@pytest.fixture
+def paintkit_mutation_guard() -> Iterator[None]:
+    """Let this test fail if anything changes a value that a cache shares: `paintkit.testing.mutation_guard`."""
+    from paintkit.testing.caches import mutation_guard
+
+    with mutation_guard():
+        yield
 
 
 @pytest.fixture
