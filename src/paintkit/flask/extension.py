@@ -13,6 +13,7 @@ from paintkit.flask import cli, totals
 from paintkit.flask.health import Health, Probe, broken_circuits, database_fault
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import checked, gather
+from paintkit.monitor.workers import Workers
 
 if TYPE_CHECKING:
     from paintkit import (
@@ -42,7 +43,8 @@ class PaintKit:
       tells names, never reasons; those are in the log.
     - `/metrics` gives all totals as text for Prometheus, to those who send `Authorization: Bearer` and the app's
       `PAINTKIT_METRICS_TOKEN`. Without a token it is not there (404), unless the app runs in debug mode or says
-      `PAINTKIT_METRICS_PUBLIC = True`.
+      `PAINTKIT_METRICS_PUBLIC = True`. With `PAINTKIT_METRICS_DIR`, a folder that the workers of a server share, it gives
+      the sum over them; each writes its numbers there every `PAINTKIT_METRICS_INTERVAL` seconds.
 
     Each request has a memo of each cache: what it has read it reads again. `PAINTKIT_CACHE_MEMO = False` spares that.
 
@@ -121,12 +123,12 @@ class PaintKit:
         if _NAME in app.extensions:
             raise ValueError("this app has a PaintKit already: give that one everything")
         timeout = _configured(app)
+        told = self._told(app)
         for db in list(self.parts.databases.values())[:1]:
             db.init_app(app)
         app.extensions[_NAME] = self
-        app.register_blueprint(
-            self._blueprint(self._health(app, timeout)), url_prefix=self._url_prefix or None
-        )
+        blueprint = self._blueprint(self._health(app, timeout), told)
+        app.register_blueprint(blueprint, url_prefix=self._url_prefix or None)
         app.cli.add_command(cli.group(self.parts, self.checks))
         if app.config["PAINTKIT_CACHE_MEMO"]:
             app.before_request(self._open_memos)
@@ -145,6 +147,18 @@ class PaintKit:
         for memo in memos:
             memo.open()
 
+    def _told(self, app: Flask) -> Source:
+        """What `/metrics` shows: this process, or all that share a folder."""
+        folder = app.config.setdefault("PAINTKIT_METRICS_DIR", None)
+        interval = app.config.setdefault("PAINTKIT_METRICS_INTERVAL", 5.0)
+        _arguments.seconds("PAINTKIT_METRICS_INTERVAL", interval)
+        if folder is None:
+            return self
+        workers = Workers(folder, self, interval=interval)
+        # Not before: a process that only forks the workers serves nobody, and is none of them.
+        app.before_request(workers.start)
+        return workers
+
     def _health(self, app: Flask, timeout: float) -> Health:
         essential = [
             Probe(app, name, database_fault(db))
@@ -154,7 +168,7 @@ class PaintKit:
         optional = [Probe(app, name, check) for name, check in self.checks.items()]
         return Health(essential, optional, lambda: broken_circuits(self.parts.recoveries.values()), timeout)
 
-    def _blueprint(self, health: Health) -> Blueprint:
+    def _blueprint(self, health: Health, told: Source) -> Blueprint:
         blueprint = Blueprint(_NAME, __name__)
 
         @blueprint.get("/health/live")
@@ -169,7 +183,7 @@ class PaintKit:
         @blueprint.get("/metrics")
         def metrics() -> Response:
             _check_access()
-            text = exposition.render(gather([self]))
+            text = exposition.render(gather([told]))
             return Response(text, headers=_NO_STORE, content_type=exposition.CONTENT_TYPE)
 
         return blueprint

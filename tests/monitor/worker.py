@@ -1,0 +1,60 @@
+"""A process that counts, for the tests of `Workers`: obeys words on its standard input and answers with one line each."""
+
+import os
+import sys
+
+from paintkit import PerformanceMonitor
+from paintkit.monitor.gathering import gather
+from paintkit.monitor.workers import Workers
+from paintkit.telemetry import Metric, Sample
+
+
+class Jobs:
+    """A gauge beside the counters."""
+
+    def telemetry(self):
+        yield Metric("studio.jobs", "gauge", "{job}", "Jobs.", (Sample({}, 5),))
+
+
+def numbers(workers):
+    found = {metric.name: metric.samples for metric in gather([workers])}
+    mixed = found.get("paintkit.duration", ())
+    return " ".join(
+        [
+            f"workers={found['paintkit.workers'][0].value if 'paintkit.workers' in found else 0}",
+            f"jobs={found['studio.jobs'][0].value if 'studio.jobs' in found else 0}",
+            f"mixed={sum(one.value['count'] for one in mixed)}",
+        ]
+    )
+
+
+def main(folder):
+    monitor = PerformanceMonitor()
+    workers = Workers(folder, monitor, Jobs(), interval=3600.0)
+    commands = {
+        "start": workers.start,
+        "write": workers.write,
+        "record": lambda: monitor.record("mix", 0.25),
+        "sum": lambda: numbers(workers),
+        "fork": lambda: fork(workers, monitor),
+        "exit": sys.exit,
+    }
+    for line in sys.stdin:
+        sys.stdout.write(f"{commands[line.strip()]() or 'done'}\n")
+        sys.stdout.flush()
+
+
+def fork(workers, monitor):
+    """Leave a child behind that lives on, counts, and never writes; return its number."""
+    child = os.fork()
+    if not child:
+        monitor.record("mix", 0.25)
+        workers.write()
+        while sys.stdin.readline():
+            pass
+        os._exit(0)
+    return child
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
