@@ -11,6 +11,7 @@ import pytest
 
 from paintkit import (
     CacheManager,
+    RequestBatcher,
     RetryBudget,
     bulkhead,
     circuit_breaker,
@@ -37,6 +38,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("hedge.md", [hedge]),
     ("retry-budget.md", [RetryBudget]),
     ("cache.md", [CacheManager, CacheManager.cache_result]),
+    ("batching.md", [RequestBatcher]),
     ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, query_guard]),
 ]
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from paintkit import backoff as backoff
     from paintkit._pipeline import pipeline as pipeline
     from paintkit.ambient import remaining as remaining
-    from paintkit.batching import RequestBatcher as RequestBatcher
+    from paintkit.batching.batcher import RequestBatcher as RequestBatcher
     from paintkit.budget import RetryBudget as RetryBudget
     from paintkit.cache.eviction import S3FIFOCache as S3FIFOCache
     from paintkit.cache.manager import CacheManager as CacheManager
@@ -91,7 +91,7 @@ _HOMES = {
     "EventBus": "events.bus",
     "Observation": "observations",
     "PerformanceMonitor": "monitor.performance",
-    "RequestBatcher": "batching",
+    "RequestBatcher": "batching.batcher",
     "caused_by": "predicates",
     "circuit_breaker": "policies._circuit_breaker",
     "RetryBudget": "budget",

@@ -46,16 +46,42 @@ def test_a_request_can_be_withdrawn_until_it_is_taken():
     assert not queue.withdraw("b")
 
 
+def test_requests_that_ask_the_same_take_one_place():
+    """They are taken with the one they share, and weigh nothing more."""
+    queue = BatchQueue(size=2, delay=9.0, max_weight=10)
+    for number, asks in enumerate("aab"):
+        assert [] == queue.take(now=0.0)
+        queue.add(number, now=0.0, asks=asks, weight=4)
+    assert [0, 1, 2] == queue.take(now=0.0)
+
+
+def test_a_chunk_holds_no_more_than_it_may_weigh():
+    """What does not fit begins the next one; a chunk that nothing fits into any more is taken at once."""
+    queue = BatchQueue(size=9, delay=9.0, max_weight=10)
+    queue.add("a", now=0.0, weight=4)
+    queue.add("b", now=0.0, weight=5)
+    assert [] == queue.take(now=0.0)
+    queue.add("c", now=0.0, weight=2)
+    assert ["a", "b"] == queue.take(now=0.0)
+    queue.add("d", now=0.0, weight=7)
+    assert [] == queue.take(now=0.0)
+    assert queue.withdraw("c")
+    queue.add("e", now=0.0, weight=3)
+    assert ["d", "e"] == queue.take(now=0.0)
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Any history of adding, withdrawing and taking at any times."""
 
     queue_class = BatchQueue
 
-    @initialize(size=st.integers(1, 4), delay=st.sampled_from([0.0, 1.0, 2.5]))
-    def begin(self, size, delay):
-        self.size, self.delay = size, delay
-        self.queue = self.queue_class(size, delay)
-        self.model: list[tuple[int, float]] = []
+    @initialize(
+        size=st.integers(1, 4), delay=st.sampled_from([0.0, 1.0, 2.5]), max_weight=st.sampled_from([4, 7, 99])
+    )
+    def begin(self, size, delay, max_weight):
+        self.size, self.delay, self.max_weight = size, delay, max_weight
+        self.queue = self.queue_class(size, delay, max_weight)
+        self.model: list[tuple[int, float, object]] = []  # what came, when, and what it asks
         self.now = 0.0
         self.numbers = iter(range(10_000))
 
@@ -63,36 +89,48 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.now += seconds
 
-    @rule()
-    def add(self):
+    @rule(asks=st.sampled_from([None, "a", "bb", "cccc"]))
+    def add(self, asks):
         number = next(self.numbers)
-        self.queue.add(number, self.now)
-        self.model.append((number, self.now))
+        self.queue.add(number, self.now, asks=asks, weight=len(asks or "x"))
+        self.model.append((number, self.now, asks or number))
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
     def withdraw(self, data):
-        number, _ = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
+        number, *_ = self.model.pop(data.draw(st.integers(0, len(self.model) - 1)))
         assert self.queue.withdraw(number)
+
+    def fits(self, chunk):
+        asked = {asks for *_, asks in chunk}
+        weight = sum(len(asks) if isinstance(asks, str) else 1 for asks in asked)
+        return len(asked) <= self.size and weight <= self.max_weight, (
+            len(asked) >= self.size or weight >= self.max_weight
+        )
+
+    def next_chunk(self):
+        length = max(n for n in range(len(self.model) + 1) if self.fits(self.model[:n])[0])
+        chunk, self.model = self.model[:length], self.model[length:]
+        return [number for number, *_ in chunk]
 
     @rule()
     def take(self):
-        ready = len(self.model) >= self.size or any(at + self.delay <= self.now for _, at in self.model)
-        chunk, rest = (self.model[: self.size], self.model[self.size :]) if ready else ([], self.model)
-        assert [number for number, _ in chunk] == self.queue.take(self.now)
-        self.model = rest
+        ready = self.fits(self.model)[1] or any(at + self.delay <= self.now for _, at, _ in self.model)
+        taken = self.queue.take(self.now)
+        assert (self.next_chunk() if ready else []) == taken
 
     @rule()
     def take_any(self):
-        chunk, self.model = self.model[: self.size], self.model[self.size :]
-        assert [number for number, _ in chunk] == self.queue.take_any()
+        taken = self.queue.take_any()
+        assert self.next_chunk() == taken
 
     @invariant()
     def knows_who_waits_and_until_when(self):
-        assert [number for number, _ in self.model] == list(self.queue)
+        assert [number for number, *_ in self.model] == list(self.queue)
         assert len(self.model) == len(self.queue)
-        assert all(number in self.queue for number, _ in self.model)
-        assert min((at + self.delay for _, at in self.model), default=None) == self.queue.due
+        assert all(number in self.queue for number, *_ in self.model)
+        assert self.fits(self.model)[1] == self.queue.is_full
+        assert min((at + self.delay for _, at, _ in self.model), default=None) == self.queue.due
 
 
 # A planted fault has to be found; nobody wants to see it at its smallest.
@@ -110,19 +148,34 @@ class _WindowRestarts(BatchQueue):
 
     @property
     def due(self):
-        return next(reversed(self._arrivals.values())) + self.delay if self._arrivals else None
+        return next(reversed(self._arrivals.values())).at + self.delay if self._arrivals else None
 
 
 class _IgnoresSize(BatchQueue):
     """A mutant: takes everything that waits."""
 
-    def take_any(self):
-        chunk = list(self._arrivals)
-        self._arrivals.clear()
-        return chunk
+    def _next_chunk(self):
+        return list(self._arrivals)
 
 
-@pytest.mark.parametrize("mutant", [_WindowRestarts, _IgnoresSize])
+class _CountsAskers(BatchQueue):
+    """A mutant: those who ask the same take a place each."""
+
+    def add(self, item, now, *, asks=None, weight=0):
+        super().add(item, now, weight=weight)
+
+
+class _ForgetsWeights(BatchQueue):
+    """A mutant: the weight of who withdraws stays."""
+
+    def withdraw(self, item):
+        weight = self._weight
+        withdrawn = super().withdraw(item)
+        self._weight = weight
+        return withdrawn
+
+
+@pytest.mark.parametrize("mutant", [_WindowRestarts, _IgnoresSize, _CountsAskers, _ForgetsWeights])
 def test_the_model_catches_mutants(mutant):
     """The check above has teeth."""
     with pytest.raises(AssertionError):

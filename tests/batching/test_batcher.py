@@ -13,7 +13,7 @@ from datetime import timedelta
 import pytest
 
 from paintkit import ambient, clock, observations
-from paintkit.batching import RequestBatcher
+from paintkit.batching.batcher import RequestBatcher
 from paintkit.errors import BatcherClosedError, BatchReplyError, DeadlineExceededError
 from paintkit.testing import FakeClock
 
@@ -332,12 +332,12 @@ def test_submit_returns_at_once(fake):
     batcher = RequestBatcher(double, delay=1.0)
     futures = [batcher.submit(1), batcher.submit(2)]
     assert not any(future.done() for future in futures)
-    worker = batcher._worker
+    worker = batcher._threads._worker
     assert worker.daemon
     fake.advance(1.0)
     assert [2, 4] == [future.result() for future in futures]
     worker.join()
-    assert batcher._worker is None
+    assert batcher._threads._worker is None
     assert [[1, 2]] == double.batches
     again = batcher.submit(3)
     fake.advance(1.0)
@@ -397,7 +397,7 @@ def test_close_waits_for_batches_that_run(pool):
     running = pool.submit(batcher.add, 1)
     started.wait()
     closing = pool.submit(lambda: (batcher.close(), list(over))[1])
-    while not batcher._is_closed:
+    while not batcher._threads._is_closed:
         pass
     release.set()
     assert [1] == closing.result()
@@ -440,13 +440,37 @@ def test_a_batch_function_may_use_its_own_batcher():
 
 
 def test_equal_requests_are_asked_once_if_wished():
-    """With `dedupe` the callers of equal requests share one result, else each asks for its own."""
-    for dedupe, expected in ((True, [[1, 2]]), (False, [[1, 2, 1]])):
+    """With `dedupe` the callers of equal requests share one place and one result, else each asks for its own."""
+    for size, dedupe, expected in ((2, True, [[1, 2]]), (3, False, [[1, 1, 2]])):
         double = Doubler()
-        batcher = RequestBatcher(double, batch_size=3, delay=60.0, dedupe=dedupe)
-        futures = [batcher.submit(number) for number in (1, 2, 1)]
-        assert [2, 4, 2] == [future.result() for future in futures]
+        batcher = RequestBatcher(double, batch_size=size, delay=60.0, dedupe=dedupe)
+        futures = [batcher.submit(number) for number in (1, 1, 2)]
+        assert [2, 2, 4] == [future.result() for future in futures]
         assert expected == double.batches
+
+
+def test_none_can_be_asked_for_once_too():
+    """It is a request like any other."""
+    asked = []
+    batcher = RequestBatcher(lambda requests: asked.extend(requests) or requests, delay=60.0, dedupe=True)
+    futures = [batcher.submit(None) for _ in range(2)]
+    batcher.flush()
+    assert [None, None] == [future.result() for future in futures]
+    assert [None] == asked
+
+
+def test_the_bytes_of_a_batch_are_limited():
+    """What does not fit begins the next one; what never fits is refused, and only its own caller hears of it."""
+    asked = []
+    batcher = RequestBatcher(
+        lambda requests: asked.append(requests) or requests, delay=60.0, max_bytes=10, size_of=len
+    )
+    futures = [batcher.submit(bytes(size)) for size in (6, 4, 7, 2)]
+    with pytest.raises(ValueError, match="size of a request must be at least 0 and at most 10, not 11"):
+        batcher.add(bytes(11))
+    batcher.close()
+    assert [6, 4, 7, 2] == [len(future.result()) for future in futures]
+    assert [[6, 4], [7, 2]] == [[len(one) for one in batch] for batch in asked]
 
 
 def test_a_request_that_cannot_be_compared_is_refused_before_it_waits():
@@ -534,12 +558,20 @@ async def _coroutine_function(requests):
     raise AssertionError("never reached")
 
 
+def _generator_function(requests):
+    yield from requests
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "named"),
     [
         ({"process_batch": None}, TypeError, "process_batch"),
-        ({"process_batch": _coroutine_function}, TypeError, "process_batch"),
-        ({"process_batch": functools.partial(_coroutine_function)}, TypeError, "process_batch"),
+        ({"process_batch": _generator_function}, TypeError, "process_batch"),
+        ({"process_batch": functools.partial(_generator_function)}, TypeError, "process_batch"),
+        ({"max_bytes": 0, "size_of": len}, ValueError, "max_bytes"),
+        ({"max_bytes": 10}, ValueError, "max_bytes needs size_of"),
+        ({"size_of": len}, ValueError, "size_of has no effect"),
+        ({"max_bytes": 10, "size_of": 3}, TypeError, "size_of"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"batch_size": True}, TypeError, "batch_size"),
         ({"batch_size": 2.5}, TypeError, "batch_size"),

@@ -1,0 +1,1 @@
+"""Batches: single requests of many callers become one call."""
