@@ -22,7 +22,7 @@ from paintkit import (
     retry,
     timeout,
 )
-from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, query_guard
+from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, PoolConfig, query_guard
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -39,7 +39,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("retry-budget.md", [RetryBudget]),
     ("cache.md", [CacheManager, CacheManager.cache_result]),
     ("batching.md", [RequestBatcher]),
-    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, query_guard]),
+    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard]),
 ]
 
 

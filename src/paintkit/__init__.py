@@ -41,6 +41,9 @@ if TYPE_CHECKING:
         DeadlineExceededError as DeadlineExceededError,
     )
     from paintkit.errors import (
+        IdempotencyKeyReusedError as IdempotencyKeyReusedError,
+    )
+    from paintkit.errors import (
         NoUnitOfWorkError as NoUnitOfWorkError,
     )
     from paintkit.errors import (
@@ -117,6 +120,7 @@ _HOMES = {
         "CommitOutcomeUnknownError",
         "ComponentCycleError",
         "DeadlineExceededError",
+        "IdempotencyKeyReusedError",
         "NoUnitOfWorkError",
         "PaintkitError",
         "PoolTimeoutError",

@@ -12,6 +12,7 @@ PaintkitError
 ├── NoUnitOfWorkError                (RuntimeError) a session was asked for outside a unit of work
 ├── UnexpectedRollbackError          a joined unit of work failed and its failure was swallowed
 ├── CommitOutcomeUnknownError        the connection was lost during COMMIT
+├── IdempotencyKeyReusedError        (ValueError) a key of finished work was used for other work
 ├── QueryGuardError                  more statements ran than a guard allows, or one for each row
 ├── BatcherClosedError               (RuntimeError) a request came after `close()`
 ├── BatchReplyError                  a batch function broke its contract
@@ -37,6 +38,7 @@ __all__ = [
     "CommitOutcomeUnknownError",
     "ComponentCycleError",
     "DeadlineExceededError",
+    "IdempotencyKeyReusedError",
     "NoUnitOfWorkError",
     "PaintkitError",
     "PoolTimeoutError",
@@ -154,6 +156,10 @@ class CommitOutcomeUnknownError(PaintkitError):
 
     def __reduce__(self) -> tuple[type[CommitOutcomeUnknownError], tuple[object, ...]]:
         return type(self), self.args  # in another process there is nobody to ask
+
+
+class IdempotencyKeyReusedError(PaintkitError, ValueError):
+    """An idempotency key under which work was done came back with other work."""
 
 
 class QueryGuardError(PaintkitError):

@@ -53,6 +53,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if kind in DRIVERS:
         shared = make_url(request.getfixturevalue("shared_postgres"))
         return shared.set(drivername=DRIVERS[kind]).render_as_string(hide_password=False)
+    if kind == "mariadb":
+        return str(request.getfixturevalue("shared_mariadb"))
     return {
         "sqlite-memory": "sqlite://",
         "sqlite-file": f"sqlite:///{tmp_path / 'paints.db'}",
@@ -68,6 +70,6 @@ def house(url: str) -> House:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what asks for a house over every kind of database, unless it, or its module, names its kinds."""
-    marked = metafunc.definition.get_closest_marker("parametrize")
-    if "house" in metafunc.fixturenames and not (marked and "url" in marked.args[0]):
+    named = any("url" in marker.args[0] for marker in metafunc.definition.iter_markers("parametrize"))
+    if "house" in metafunc.fixturenames and not named:
         metafunc.parametrize("url", getattr(metafunc.module, "KINDS", KINDS), indirect=True)

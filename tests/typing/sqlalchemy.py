@@ -6,7 +6,13 @@ from typing import assert_type
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from paintkit.sqlalchemy import DatabaseConnectionManager, is_transient, read_only, with_database_session
+from paintkit.sqlalchemy import (
+    DatabaseConnectionManager,
+    IdempotencyKeys,
+    is_transient,
+    read_only,
+    with_database_session,
+)
 
 db = DatabaseConnectionManager("sqlite://")
 
@@ -35,6 +41,19 @@ async def stream_async() -> AsyncIterator[bytes]:
     yield b""
 
 
+keys = IdempotencyKeys(db)
+
+
+def _token(token: str, _amount: int) -> str:
+    return token
+
+
+@keys.idempotent(key=_token)
+def pay(token: str, amount: int) -> float:
+    """Once for each key."""
+    return len(token) * amount / 100
+
+
 class Repository:
     """Methods."""
 
@@ -48,6 +67,8 @@ assert_type(move(1, delta=2), int)
 assert_type(stream(3), Iterator[bytes])
 assert_type(stream_async(), AsyncIterator[bytes])
 assert_type(Repository().find("a"), int)
+assert_type(pay("7d1f", 20), float)
+assert_type(keys.call("pay:7d1f", pay, "7d1f", amount=20), float)
 assert_type(db.session, Session)
 assert_type(db.async_session, AsyncSession)
 assert_type(is_transient(ValueError()), bool)
@@ -58,9 +79,11 @@ with db.unit_of_work() as session:
 async def use() -> None:
     """Await."""
     assert_type(await move_async(1), str)
+    assert_type(await keys.acall("move:1", move_async, 1), str)
     async with db.unit_of_work(read_only=True) as asession:
         assert_type(asession, AsyncSession)
 
 
+pay("7d1f", "20")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 move("1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 db.with_database_session(propagation="sometimes")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

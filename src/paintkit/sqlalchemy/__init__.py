@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paintkit.sqlalchemy.functions import on_commit, read_only, with_database_session
+from paintkit.sqlalchemy.idempotency import IdempotencyKeys
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager
 from paintkit.sqlalchemy.pool import POOL_SETTINGS, PoolConfig
 from paintkit.sqlalchemy.queries import query_guard
@@ -14,6 +15,7 @@ __all__ = [
     "POOL_SETTINGS",
     "DatabaseConnectionManager",
     "Finding",
+    "IdempotencyKeys",
     "PoolConfig",
     "UnitOfWork",
     "is_transient",

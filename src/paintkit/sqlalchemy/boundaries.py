@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from paintkit.sqlalchemy.sessions import UnitOfWork
     from paintkit.typing import P, R, Seconds
 
-__all__ = ["Boundary", "Isolation", "Options", "Propagation", "decorate"]
+__all__ = ["Boundary", "Isolation", "Options", "Propagation", "bound", "decorate", "refuse_other_colour"]
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
@@ -413,13 +413,8 @@ def decorate(
     Raises:
         TypeError: `fn` has the other colour, or cannot be called.
     """
-    colour = colour_of(fn)
-    if is_async is not None and is_async is not (colour in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR}):
-        raise TypeError(
-            f"{name_of(fn)} is {'a plain' if is_async else 'an async'} function and this manager is "
-            f"{'async' if is_async else 'blocking'}: a manager has one colour; make another with "
-            f"{'a blocking' if is_async else 'an async'} engine"
-        )
+    if is_async is not None:
+        refuse_other_colour(fn, is_async=is_async)
     helpers = {
         "open": open_boundary,
         "stream": _stream,
@@ -429,6 +424,20 @@ def decorate(
         "StopAsyncIteration": StopAsyncIteration,
     }
     return wrap(fn, _TEMPLATES, helpers)
+
+
+def refuse_other_colour(fn: Callable[..., Any], *, is_async: bool) -> None:
+    """Raise if a function is not of the colour of the manager that is to work for it.
+
+    Raises:
+        TypeError: It is not, or cannot be called.
+    """
+    if is_async is not (colour_of(fn) in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR}):
+        raise TypeError(
+            f"{name_of(fn)} is {'a plain' if is_async else 'an async'} function and this manager is "
+            f"{'async' if is_async else 'blocking'}: a manager has one colour; make another with "
+            f"{'a blocking' if is_async else 'an async'} engine"
+        )
 
 
 def bound(db: Owner, options: Options) -> Callable[[], Boundary]:
