@@ -39,7 +39,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _calls(row: Row, rounds: int) -> Iterator[str]:
-    packages = {entry.name: entry.package for entry in (row.ours, *row.rivals)}
+    entries = (row.ours, *row.rivals, *filter(None, [row.baseline]))
+    packages = {entry.name: entry.package for entry in entries}
     with asyncio.Runner() as runner:
         # Laps of several threads are longer, and need fewer rounds.
         standings = race(course.lanes(row, runner), rounds if row.threads == 1 else max(2, rounds // 8))

@@ -4,6 +4,7 @@ Each function takes what is to be protected and returns it protected. Libraries 
 be missing. Where a rival does less than the row asks, its label in `rows.py` says so.
 """
 
+import functools
 import inspect
 import itertools
 import threading
@@ -290,3 +291,183 @@ def nopanic_hit(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.cache(ttl=TTL, maxsize=SIZE)(fn)
+
+
+# Database -----------------------------------------------------------------------------------------------------------
+#
+# One statement on SQLite in memory: what stands around it weighs most there.
+
+
+@functools.cache
+def _database() -> Any:
+    from paintkit.sqlalchemy import DatabaseConnectionManager
+
+    return DatabaseConnectionManager("sqlite://")
+
+
+def session_begin(fn: Fn) -> Fn:
+    """On the engine of our contenders: its pool and its `BEGIN` are on both sides."""
+    return _session_begin(_database().engine, fn)
+
+
+def session_begin_alone(fn: Fn) -> Fn:
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import QueuePool
+
+    return _session_begin(create_engine("sqlite://", poolclass=QueuePool, pool_pre_ping=True), fn)
+
+
+def _session_begin(engine: Any, fn: Fn) -> Fn:
+    from sqlalchemy import text
+    from sqlalchemy.orm import sessionmaker
+
+    make, statement = sessionmaker(engine), text("select :number")
+
+    def call(number: int) -> Any:
+        with make.begin() as session:
+            return fn(session.scalar(statement, {"number": number}))
+
+    return call
+
+
+def unit_of_work(fn: Fn) -> Fn:
+    from sqlalchemy import text
+
+    db, statement = _database(), text("select :number")
+
+    def call(number: int) -> Any:
+        with db.unit_of_work() as session:
+            return fn(session.scalar(statement, {"number": number}))
+
+    return call
+
+
+def with_database_session(fn: Fn) -> Fn:
+    from sqlalchemy import text
+
+    db, statement = _database(), text("select :number")
+
+    def call(number: int) -> Any:
+        return fn(db.session.scalar(statement, {"number": number}))
+
+    return db.with_database_session(call)  # type: ignore[no-any-return]  # _database is Any
+
+
+def bare_checkout(fn: Fn) -> Fn:
+    from sqlalchemy.pool import QueuePool
+
+    pool = QueuePool(_sqlite)
+
+    def call(number: int) -> Any:
+        connection = pool.connect()
+        try:
+            return fn(number)
+        finally:
+            connection.close()
+
+    return call
+
+
+def watched_checkout(fn: Fn) -> Fn:
+    """A checkout from a manager's pool, which notes who holds the connection since when."""
+    from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
+
+    config = PoolConfig(leak_threshold=60.0, pool_pre_ping=False)
+    pool = DatabaseConnectionManager("sqlite://", pool=config).engine.pool
+
+    def call(number: int) -> Any:
+        connection = pool.connect()
+        try:
+            return fn(number)
+        finally:
+            connection.close()
+
+    return call
+
+
+def _sqlite() -> Any:
+    import sqlite3
+
+    return sqlite3.connect(":memory:", check_same_thread=False)
+
+
+# Events and measurements --------------------------------------------------------------------------------------------
+
+
+def _handlers() -> list[Callable[..., None]]:
+    """Three that do nothing; each is another function, and each takes what either library sends."""
+    return [lambda _sender, **_data: None for _ in range(3)]
+
+
+def blinker_send(fn: Fn) -> Fn:
+    import blinker
+
+    signal, handlers = blinker.Signal(), _handlers()
+    for handler in handlers:
+        signal.connect(handler, weak=False)
+
+    def call(number: int) -> Any:
+        signal.send(number)
+        return fn(number)
+
+    return call
+
+
+def publish(fn: Fn) -> Fn:
+    import paintkit
+
+    bus = paintkit.EventBus()
+    for handler in _handlers():
+        bus.subscribe("paint.updated", handler)
+
+    def call(number: int) -> Any:
+        bus.publish("paint.updated", number)
+        return fn(number)
+
+    return call
+
+
+def prometheus_observe(fn: Fn) -> Fn:
+    import prometheus_client
+
+    histogram = prometheus_client.Histogram(
+        "bench", "Bench.", ["name"], registry=prometheus_client.CollectorRegistry()
+    ).labels("mix")
+
+    def call(number: int) -> Any:
+        histogram.observe(0.25)
+        return fn(number)
+
+    return call
+
+
+def prometheus_labels_observe(fn: Fn) -> Fn:
+    import prometheus_client
+
+    histogram = prometheus_client.Histogram(
+        "bench", "Bench.", ["name"], registry=prometheus_client.CollectorRegistry()
+    )
+
+    def call(number: int) -> Any:
+        histogram.labels("mix").observe(0.25)
+        return fn(number)
+
+    return call
+
+
+def record(fn: Fn) -> Fn:
+    import paintkit
+
+    monitor = paintkit.PerformanceMonitor()
+
+    def call(number: int) -> Any:
+        monitor.record("mix", 0.25)
+        return fn(number)
+
+    return call
+
+
+def measure(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.PerformanceMonitor().measure("mix")(fn)

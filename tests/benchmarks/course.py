@@ -50,7 +50,11 @@ def lanes(row: Row, runner: asyncio.Runner, timer: Timer | None = None) -> list[
         lap = asyncio_lap(call, runner, **timing) if row.asynchronous else blocking_lap(call, **timing)
         return Lane(name, lap)
 
-    baseline = lane("bare wrapper", bare_async if row.asynchronous else bare, hit=False)
+    given = row.baseline
+    if given is None:
+        baseline = lane("bare wrapper", bare_async if row.asynchronous else bare, hit=False)
+    else:
+        baseline = lane(given.name, given.protect, hit=False)
     present = [entry for entry in (row.ours, *row.rivals) if entry is row.ours or version(entry.package)]
     return [baseline, *(lane(entry.name, entry.protect, hit=row.hit) for entry in present)]
 

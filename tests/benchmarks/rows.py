@@ -33,12 +33,13 @@ class Row(NamedTuple):
 
     Attributes:
         title: What is measured.
-        target: The ratio to the bare wrapper that ours must not exceed.
+        target: The ratio to the baseline that ours must not exceed.
         ours: What paintkit offers.
         rivals: The others.
         asynchronous: Whether it is measured on `async def`.
         hit: Whether the function below must not be reached any more once a first call has come back.
         threads: How many threads call at once.
+        baseline: What the ratios are to, in place of the bare wrapper.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Row(NamedTuple):
     asynchronous: bool = False
     hit: bool = False
     threads: int = 1
+    baseline: Entry | None = None
 
 
 class ImportRow(NamedTuple):
@@ -98,6 +100,9 @@ _FOURS = (
     Entry("nopanic", by.nopanic_four),
     Entry("pyresilience", by.pyresilience_four, "a streak, no window"),
 )
+
+_SESSION_BEGIN = Entry("SQLAlchemy", by.session_begin, "with Session.begin()")
+_SESSION_ALONE = Entry("SQLAlchemy", by.session_begin_alone, "the same on an engine without us")
 
 _RETRY = Entry("paintkit", by.retry)
 _WINDOW = Entry("paintkit", by.window)
@@ -173,6 +178,44 @@ ROWS: tuple[Row | ImportRow, ...] = (
     # 3 and 10 microseconds beyond the load, by bare wrappers of 120 and 200 ns.
     Row("cache miss, def", 25.0, _missing(_HIT), tuple(map(_missing, _BLOCKING_CACHES))),
     Row("cache miss, async def", 50.0, _missing(_HIT), tuple(map(_missing, _CACHES)), asynchronous=True),
+    # What surrounds work that is not ours: ratios to what one would write without us.
+    Row(
+        "unit of work, block with one statement",
+        1.3,
+        Entry("paintkit", by.unit_of_work),
+        (_SESSION_ALONE,),
+        baseline=_SESSION_BEGIN,
+    ),
+    Row(
+        "unit of work, decorator with one statement",
+        1.3,
+        Entry("paintkit", by.with_database_session),
+        (_SESSION_ALONE,),
+        baseline=_SESSION_BEGIN,
+    ),
+    Row(
+        "checkout with leak detection",
+        2.0,
+        Entry("paintkit", by.watched_checkout),
+        (),
+        baseline=Entry("SQLAlchemy", by.bare_checkout, "QueuePool"),
+    ),
+    Row(
+        "publish to three handlers, isolated from each other",
+        2.0,
+        Entry("paintkit", by.publish),
+        (),
+        baseline=Entry("blinker", by.blinker_send, "the first that raises stops the others"),
+    ),
+    Row(
+        "record a duration",
+        1.0,
+        Entry("paintkit", by.record, "any name"),
+        (Entry("prometheus-client", by.prometheus_labels_observe, "any name"),),
+        baseline=Entry("prometheus-client", by.prometheus_observe, "histogram of one name"),
+    ),
+    # A microsecond beyond the call, by a bare wrapper of 120 ns.
+    Row("measure, def", 9.0, Entry("paintkit", by.measure), ()),
     ImportRow(
         "import in a fresh process",
         0.7,

@@ -38,7 +38,16 @@ def test_our_contender_does_what_its_row_measures(row: Row, runner: asyncio.Runn
 
     lanes = course.lanes(alone, runner, seconds())
 
-    assert ["bare wrapper", "paintkit"] == [lane.name for lane in lanes]
+    first = "bare wrapper" if row.baseline is None else row.baseline.name
+    assert [first, row.ours.name] == [lane.name for lane in lanes]
+
+
+def test_a_baseline_that_does_something_else_is_unfair(runner: asyncio.Runner) -> None:
+    """What the ratios are to is looked at like any contender."""
+    row = Row("work", 1.3, Entry("paintkit", forgetful), (), baseline=Entry("Python", wrong))
+
+    with pytest.raises(course.UnfairError, match="Python answers 8 instead of 7"):
+        course.lanes(row, runner, seconds())
 
 
 def test_a_hit_that_reaches_the_function_is_unfair(runner: asyncio.Runner) -> None:
@@ -91,6 +100,12 @@ def test_the_targets_are_those_of_the_design() -> None:
         "cache hit: typed key, TTL, tags, statistics, 4 threads": 1.6,
         "cache miss, def": 25.0,
         "cache miss, async def": 50.0,
+        "unit of work, block with one statement": 1.3,
+        "unit of work, decorator with one statement": 1.3,
+        "checkout with leak detection": 2.0,
+        "publish to three handlers, isolated from each other": 2.0,
+        "record a duration": 1.0,
+        "measure, def": 9.0,
         "import in a fresh process": 0.7,
     }
 
