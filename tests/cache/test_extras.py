@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from paintkit import CacheManager, ambient
-from paintkit._runtime import Success
+from paintkit import CacheManager
 from paintkit.cache.store import Store
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running
@@ -186,9 +185,8 @@ def test_a_put_gives_way_to_an_invalidation_before_its_commit(cache, colour):
 def test_the_laws_of_put_catch_a_put_without_them(cache, mutant, monkeypatch):
     """A put that is no step of its own, or knows no unit of work, does not pass."""
 
-    def at_once(self, call, value, target):
-        verdict = call.table.section.keeping.judge(Success(value))
-        self._replace(call, verdict, target, ambient.process.epoch)
+    async def at_once(self, target, replace, runtime):
+        await replace(runtime)
 
     def beside_the_loads(self, target):
         entries = list(target.entries(self.level))
@@ -196,7 +194,7 @@ def test_the_laws_of_put_catch_a_put_without_them(cache, mutant, monkeypatch):
         return len(entries)
 
     if mutant == "stores at once":
-        monkeypatch.setattr(Store, "put", at_once)
+        monkeypatch.setattr(Store, "exchange", at_once)
         law = test_what_a_unit_of_work_puts_is_there_from_its_commit_on
     else:
         monkeypatch.setattr(Store, "_forget", beside_the_loads)

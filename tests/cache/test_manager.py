@@ -123,6 +123,7 @@ def test_statistics_of_a_new_cache():
     stats = CacheManager(maxsize=7).get_stats()
     assert 7 == stats.pop("maxsize")
     assert stats.pop("max_weight") is None
+    assert {} == stats.pop("level2")
     assert {0} == set(stats.values())
     assert isinstance(stats["hit_rate"], float)
 

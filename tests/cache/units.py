@@ -11,6 +11,7 @@ class FakeUnit:
     def __init__(self):
         self.began = ambient.process.epoch
         self.wrote = False
+        self.is_async = False
         self._dirty = set()
         self._deferred = []
 

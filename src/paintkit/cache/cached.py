@@ -7,7 +7,7 @@ line, in `loading`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from paintkit import ambient, clock
@@ -16,6 +16,8 @@ from paintkit.cache.extras import AsyncExtras, Bind, Extras
 from paintkit.cache.keys import loose_key, single_key, typed_key
 from paintkit.cache.loading import Arguments, KeyMaker, Loader, Options, Picker
 from paintkit.cache.memory import Section
+from paintkit.cache.places import digest
+from paintkit.cache.sharing import Shared
 
 if TYPE_CHECKING:
     from paintkit.cache.store import Store
@@ -30,11 +32,13 @@ _LOOK = """\
         $entry = None
     if $entry is not None{same_kind}:
         $value = $entry.value
-        if $clock.now() < $entry.due and not $process.detours:
+        if {in_time} and not $process.detours:
             $entry.hits += 1
 {note}            return {value}
 """
 _NOTE = "            $note($entry)\n"
+_IN_TIME = "$clock.now() < $entry.due"
+_IN_TIME_AND_TRUSTED = "($now := $clock.now()) < $entry.due and $now < $trust.until"
 _MAKE_KEY = """\
     $key = $key_func(*args, **kwargs)
     if $key.__class__ is not $str:
@@ -42,16 +46,14 @@ _MAKE_KEY = """\
 """
 
 
-def _body(parameters: Parameters, options: Options, note: str, *, method: bool) -> str:
+def _body(parameters: Parameters, options: Options, look: Callable[..., str], *, method: bool) -> str:
     """Return the body of the wrapper up to the miss.
 
     Measured with CPython 3.11 against a bare pass-through wrapper: the bare argument as key, its type compared in the
     entry, 1.25; a tuple of argument and type 1.45; `get` in a `try` is as quick as a subscript, and a miss does not raise.
     """
     if options.key_func is not None:
-        return _MAKE_KEY + _LOOK.format(
-            find=_finding("$get", "$key", options), same_kind="", note=note, value=_value(options)
-        )
+        return _MAKE_KEY + look(find=_finding("$get", "$key", options), same_kind="")
     if parameters.variadic:
         return ""
     names = [name for name in parameters.names[method:] if name not in options.ignore]
@@ -60,17 +62,11 @@ def _body(parameters: Parameters, options: Options, note: str, *, method: bool) 
     else:
         key, same_kind = f"({', '.join([*names, *(f'{name}.__class__' for name in names)])})", ""
     get = f"$receivers.get($id({parameters.names[0]}), $nobody).get" if method else "$get"
-    return _LOOK.format(
-        find=_finding(get, key, options), same_kind=same_kind, note=note, value=_value(options)
-    )
+    return look(find=_finding(get, key, options), same_kind=same_kind)
 
 
 def _finding(get: str, key: str, options: Options) -> str:
     return f"{get}(($variant(), {key}))" if options.vary else f"{get}({key})"
-
-
-def _value(options: Options) -> str:
-    return "$value" if options.copy is None else "$copy($value)"
 
 
 def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
@@ -78,6 +74,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
 
     Raises:
         TypeError: The function cannot be cached.
+        ValueError: Its name is taken in the second level.
     """
     colour = colour_of(fn)
     if colour in {Colour.GENERATOR, Colour.ASYNC_GENERATOR}:
@@ -90,11 +87,22 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     telling = parameters.own and not (parameters.variadic and hasattr(fn, "__wrapped__"))
     bind, names = (binder(fn), parameters.names) if telling else _bound_by_signature(fn)
     method = _is_method(fn, names)
-    section = Section(name_of(fn), options.keeping)
+    shared = _share(fn, store, parameters, options) if options.level2 else None
+    section = Section(name_of(fn), options.keeping, shared)
     make_key = _key_maker(parameters, options.ignore, method=method)
     pick = _picker(fn, options.ignore, telling=telling, method=method) if options.ignore else None
     loader = Loader(store, section, options, make_key, pick, method=method)
-    look = _body(parameters, options, "" if store.level.note is None else _NOTE, method=method)
+    look = _body(
+        parameters,
+        options,
+        functools.partial(
+            _LOOK.format,
+            in_time=_IN_TIME if shared is None else _IN_TIME_AND_TRUSTED,
+            note="" if store.level.note is None else _NOTE,
+            value="$value" if options.copy is None else "$copy($value)",
+        ),
+        method=method,
+    )
     call = "$later" if telling else "$bind($arguments)"
     if options.key_func is not None:
         call = "$bind(*args, **kwargs), $key"
@@ -120,6 +128,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
             "receivers": section.receivers,
             "refuse_key": _refuse_key,
             "str": str,
+            "trust": None if shared is None else shared.sharing.trust,
             "variant": loader.variant,
         },
         as_made=options.key_func is not None,
@@ -132,6 +141,28 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     wrapper._paintkit_extras = extras  # type: ignore[attr-defined]  # a function takes any attribute
     store.attend(section, wrapper)
     return wrapper
+
+
+def _share(fn: AnyCallable, store: Store, parameters: Parameters, options: Options) -> Shared | None:
+    """Return the function's part in the second level, if the cache has one.
+
+    Its name there holds what its keys are made of: a function that was changed in this does not find the old values.
+    """
+    if store.sharing is None:
+        return None
+    made_of = (
+        parameters.declaration,
+        sorted(options.ignore),
+        [one.name for one in options.vary],
+        options.key_func is not None,
+    )
+    function = f"{name_of(fn)}:{digest(repr(made_of).encode())[:8]}"
+    if store.section_of(function) is not None:
+        raise ValueError(
+            f"two functions called {name_of(fn)} would share their values in the second level of {store.name!r}: give one "
+            f"another name, or pass level2=False to keep its values in memory"
+        )
+    return Shared(store.sharing, function, store.sharing.level.codec(fn))
 
 
 def _is_method(fn: AnyCallable, names: Iterable[str]) -> bool:

@@ -19,7 +19,6 @@ from typing import (
 
 from paintkit._runtime import Success, drive
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Runtime
-from paintkit.cache.invalidation import OfCall
 from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:
@@ -71,17 +70,21 @@ class _Calls:
         later = self._bind(*args, **named)
         return self._loader.locate(later, label), later, label
 
-    def _drop(self, args: tuple[object, ...], named: Mapping[str, object]) -> None:
-        call, _, _ = self._bound(args, named)
-        self._loader.store.invalidate(OfCall(call))
+    def _drop(
+        self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
+    ) -> Coroutine[Any, Any, None]:
+        call, later, _ = self._bound(args, named)
+        return self._loader.invalidate(call, later, runtime)
 
     def _peek(self, args: tuple[object, ...], named: Mapping[str, object]) -> Any:
         call, _, _ = self._bound(args, named)
         served = self._loader.look(call, use=False)
         return self._loader.handed_out(served.value) if isinstance(served, Success) else None
 
-    def _put(self, value: object, args: tuple[object, ...], named: Mapping[str, object]) -> None:
-        self._loader.put(*self._bound(args, named), value)
+    def _put(
+        self, value: object, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
+    ) -> Coroutine[Any, Any, None]:
+        return self._loader.put(*self._bound(args, named), value, runtime)
 
     def _explain(self, args: tuple[object, ...], named: Mapping[str, object]) -> Explanation:
         return self._loader.explain(*self._bound(args, named))
@@ -110,6 +113,8 @@ class _Calls:
             evicted=totals.evicted,
             estimated_size=estimate_total(values),
             stale=totals.stale,
+            level2_hits=totals.level2_hits,
+            unverified=totals.unverified,
         )
 
 
@@ -118,7 +123,7 @@ class Extras(_Calls, Generic[P, R]):
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
-        self._drop(args, kwargs)
+        drive(self._drop(args, kwargs, BLOCKING))
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
@@ -130,7 +135,7 @@ class Extras(_Calls, Generic[P, R]):
 
     def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
-        self._put(value, args, kwargs)
+        drive(self._put(value, args, kwargs, BLOCKING))
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Return what the cache knows of one call, and why it would miss; nothing is loaded and no hit counted."""
@@ -146,7 +151,7 @@ class AsyncExtras(_Calls, Generic[P, R]):
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Drop the value of one call; inside a unit of work, after its commit."""
-        self._drop(args, kwargs)
+        await self._drop(args, kwargs, ASYNCIO)
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
@@ -158,7 +163,7 @@ class AsyncExtras(_Calls, Generic[P, R]):
 
     async def put(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> None:
         """Store a value for one call, as if it had been loaded now; inside a unit of work, after its commit."""
-        self._put(value, args, kwargs)
+        await self._put(value, args, kwargs, ASYNCIO)
 
     async def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """Return what the cache knows of one call, and why it would miss; nothing is loaded and no hit counted."""

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from paintkit import _runtime, ambient, clock
 from paintkit._runtime import Failure, Handover, Outcome, Success
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
-    from paintkit.cache.memory import Entry
+    from paintkit.cache.keeping import Verdict
+    from paintkit.cache.memory import Counters, Entry
     from paintkit.cache.workers import Workers
 
-__all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Home", "Landing", "Runtime"]
+__all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Home", "Landing", "Runtime", "current"]
 
 
 class Abandoned:
@@ -36,6 +37,8 @@ class Abandoned:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
+
+F = TypeVar("F", bound="Flight")
 
 Landing = Success[Any] | Failure | Abandoned
 
@@ -72,6 +75,9 @@ class Flight:
         "started",
     )
 
+    #: What becomes of what it brings, if that is known before it lands.
+    verdict: Verdict | None = None
+
     def __init__(self, call: Entry, seconds: float | None = None) -> None:
         self.call = call
         #: When it began, and until when it has to land: instants of the clock.
@@ -105,6 +111,14 @@ class Flight:
     def adrift(self) -> bool:
         """Whether others may wait for it although nobody loads: its leader was interrupted on the way to the load."""
         return self.registered and self.landing is None and not self.departed
+
+    def trusts(self, entry: Entry) -> bool:  # noqa: ARG002 - that of a shared function looks at it
+        """Whether the entry that its call found may be served as long as its own time is not over."""
+        return True
+
+    def count(self, counters: Counters, seconds: float, *, failed: bool) -> None:
+        """Count how it ended."""
+        counters.count_load(seconds, failed=failed)
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""
@@ -172,6 +186,18 @@ class Flight:
                 seen.add(flight)
                 unseen += flight._waits_for
         return False
+
+
+def current(kind: type[F]) -> F:
+    """Return the flight whose load we are in.
+
+    Raises:
+        RuntimeError: We are in none of that kind.
+    """
+    flight = _loading.get()
+    if not isinstance(flight, kind):
+        raise RuntimeError("there is no such flight around us")
+    return flight
 
 
 def _innermost() -> Flight | None:

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Final, Protocol
 from paintkit import ambient
 
 if TYPE_CHECKING:
+    from paintkit.cache.levels import Place
     from paintkit.cache.memory import Entry, MemoryLevel, Section
 
 __all__ = [
     "EVERYTHING",
+    "SHARED",
     "Everything",
     "Labelled",
     "Ledger",
     "Matching",
     "OfCall",
     "OfFunction",
+    "OfPlace",
     "Target",
     "marks_of",
     "next_epoch",
@@ -33,10 +36,18 @@ __all__ = [
 #: The mark that every call bears.
 EVERYTHING: Final = object()
 
+#: The mark that every call of a function bears whose values are shared.
+SHARED: Final = object()
+
 
 def marks_of(call: Entry) -> tuple[Hashable, ...]:
     """Return the marks that a call bears."""
-    return (EVERYTHING, call.table.section, (call.table, call.subject), *call.labels)
+    marks = (EVERYTHING, call.table.section, (call.table, call.subject), *call.labels)
+    return (*marks, SHARED, *map(_at, call.names)) if call.names else marks
+
+
+def _at(name: str) -> Hashable:
+    return ("at", name)  # no label is called so
 
 
 class Target(Protocol):
@@ -45,6 +56,11 @@ class Target(Protocol):
     @property
     def mark(self) -> Hashable:
         """The narrowest mark that all calls concerned bear."""
+        ...
+
+    @property
+    def changes(self) -> tuple[Place | str, ...]:
+        """What to drop in a second level."""
         ...
 
     def covers(self, call: Entry) -> bool:
@@ -60,6 +76,7 @@ class Everything:
     """All that a cache holds."""
 
     mark: Hashable = EVERYTHING
+    changes: tuple[Place | str, ...] = ("all",)
 
     def covers(self, call: Entry) -> bool:  # noqa: ARG002 - the protocol's signature
         """Whether a call is concerned: always."""
@@ -78,6 +95,7 @@ class Labelled:
 
     def __init__(self, label: str) -> None:
         self.mark: Hashable = label
+        self.changes: tuple[Place | str, ...] = (f"t:{label}",)
         self._label = label
 
     def covers(self, call: Entry) -> bool:
@@ -97,6 +115,8 @@ class Matching:
 
     #: Nobody can list the labels that will match, so a unit of work has to take everything for dirty.
     mark: Hashable = EVERYTHING
+    #: No second level knows what matches.
+    changes: tuple[Place | str, ...] = ()
 
     def __init__(self, pattern: str) -> None:
         import fnmatch
@@ -122,6 +142,7 @@ class OfFunction:
 
     def __init__(self, section: Section) -> None:
         self.mark: Hashable = section
+        self.changes: tuple[Place | str, ...] = () if section.shared is None else (section.shared.mark,)
         self._section = section
 
     def covers(self, call: Entry) -> bool:
@@ -137,7 +158,9 @@ class OfFunction:
 
 
 class OfCall:
-    """One call of one function, in all its variants."""
+    """One call of one function that is kept in memory only, in all its variants."""
+
+    changes: tuple[Place | str, ...] = ()
 
     def __init__(self, call: Entry) -> None:
         self.mark: Hashable = (call.table, call.subject)
@@ -154,6 +177,31 @@ class OfCall:
 
     def __str__(self) -> str:
         return f"one call of {self._table.section.name}"
+
+
+class OfPlace:
+    """One call of one function whose values are shared, on whatever object and, by that name, in all its variants.
+
+    Args:
+        name: By which processes speak of it.
+        changes: What to drop in the second level; nothing if word of it comes from there.
+    """
+
+    def __init__(self, name: str, changes: tuple[Place | str, ...] = ()) -> None:
+        self.mark: Hashable = _at(name)
+        self.changes = changes
+        self._name = name
+
+    def covers(self, call: Entry) -> bool:
+        """Whether it is that call."""
+        return self._name in call.names
+
+    def entries(self, level: MemoryLevel) -> Iterable[Entry]:
+        """Return the entries of the call."""
+        return level.named(self._name)
+
+    def __str__(self) -> str:
+        return self._name
 
 
 _counting = threading.Lock()  # guards ambient.process.epoch

@@ -13,9 +13,10 @@ from paintkit.cache.values import refuse_unfit
 from paintkit.machines.freshness import Freshness, Life, rounded
 
 if TYPE_CHECKING:
+    from paintkit.cache.memory import SharedEntry
     from paintkit.typing import Predicate
 
-__all__ = ["Keeping", "KeptError", "Verdict"]
+__all__ = ["Confirmed", "Found", "Keeping", "KeptError", "Verdict"]
 
 
 class KeptError(Failure):
@@ -45,6 +46,28 @@ class Verdict:
         self.timeout = timeout
         self.seconds = seconds
         self.weight = 0
+
+
+class Found(Verdict):
+    """What becomes of a value that was found in a second level: it lives there for so many seconds more."""
+
+    __slots__ = ()
+
+
+class Confirmed(Verdict):
+    """What becomes of a copy that stays as it is.
+
+    Attributes:
+        copy: The entry.
+        verified: Whether the second level said that it is the current value; else nobody could be asked.
+    """
+
+    __slots__ = ("copy", "verified")
+
+    def __init__(self, outcome: Outcome[Any], copy: SharedEntry, *, verified: bool) -> None:
+        super().__init__(outcome, None, 0.0)
+        self.copy = copy
+        self.verified = verified
 
 
 class Keeping(Record):
@@ -95,9 +118,9 @@ class Keeping(Record):
         outcome, timeout = verdict.outcome, verdict.timeout
         if isinstance(outcome, Success):
             life = self.freshness.plan(now, timeout, verdict.seconds, backoff.shared_rng().random)
-            return outcome.value, life if not callable(self.timeout) or life.span is None else life._replace(
-                span=rounded(life.span)
-            )
+            if life.span is not None and (callable(self.timeout) or isinstance(verdict, Found)):
+                life = life._replace(span=rounded(life.span))
+            return outcome.value, life
         expires = now + (math.inf if timeout is None else timeout)
         # It is never due, so that no wrapper returns it for a value.
         return outcome, Life(-math.inf, expires, expires, timeout)

@@ -13,11 +13,12 @@ from paintkit import _arguments, ambient, clock
 from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
-from paintkit.cache.invalidation import OfCall
+from paintkit.cache.invalidation import OfCall, Target
 from paintkit.cache.keeping import KeptError
 from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.memo import Memo, forget, memo_of, unremembered
-from paintkit.cache.memory import Entry, Section
+from paintkit.cache.memory import Entry, Section, SharedEntry
+from paintkit.cache.sharing import SharedFlight
 
 if TYPE_CHECKING:
     import functools
@@ -48,6 +49,7 @@ class Options(Record):
         tags: The tags, or what makes them from the bound arguments.
         keeping: What is kept, and for how long.
         copy: Copies values on their way in and out, or `None`.
+        level2: Whether values are shared, if the cache has a second level.
     """
 
     key_func: Callable[..., str] | None
@@ -56,6 +58,7 @@ class Options(Record):
     tags: tuple[str, ...] | Callable[..., Iterable[str]]
     keeping: Keeping
     copy: Copier | None = None
+    level2: bool = True
 
 
 class Loader:
@@ -87,13 +90,16 @@ class Loader:
         self._make_key = make_key
         self._pick = pick
         self._method = method
+        shared = section.shared is not None
+        self._new_entry = SharedEntry if shared else Entry
+        self._new_flight = SharedFlight if shared else Flight
 
     def locate(self, later: functools.partial[Any], label: str | None = None) -> Entry:
         """Return the place of a bound call; `label` is its key if a `key_func` made one."""
         identities: list[Identity] = []
         variant = self.variant(identities) if self.options.vary else None
         if label is not None:
-            return Entry(self.section.table, label, None, tuple(identities), variant)
+            return self._new_entry(self.section.table, label, None, tuple(identities), variant)
         table, args = self.section.table, later.args
         named: Mapping[str, Any] = later.keywords
         if self._method:
@@ -101,7 +107,7 @@ class Loader:
         if self._pick is not None:
             args, named = self._pick(args, named)
         key, kind = self._make_key(args, named, identities)
-        return Entry(table, key, kind, tuple(identities), variant)
+        return self._new_entry(table, key, kind, tuple(identities), variant)
 
     def variant(self, identities: list[Identity] | None = None) -> Hashable:
         """Return what the context variables say that calls vary by."""
@@ -140,7 +146,11 @@ class Loader:
         answer = entry.answer()  # before the time: an entry that leaves loses first its time, then its value
         # Out of the way of calls a value counts as long as it is fresh, and not until it should be renewed.
         until = max(entry.due, entry.expires) if not use or isinstance(answer, Failure) else entry.due
-        if until <= clock.now():
+        now = clock.now()
+        if until <= now:
+            return None
+        shared = self.section.shared
+        if shared is not None and not shared.trusts(entry, now):
             return None
         if ambient.process.detours:
             if self.store.is_dirty(entry, ambient.unit_of_work.get()):
@@ -182,13 +192,15 @@ class Loader:
         if unit is not None:
             self.store.note_miss(call)
             return (await self._load_inside(unit, call, later, runtime)).unwrap()
+        shared = self.section.shared
+        fetch: Callable[[], Any] = later if shared is None else shared.fetching(later, runtime, self.store)
         while True:
-            mine = Flight(call, self.section.keeping.loader_timeout)
+            mine = self._new_flight(call, self.section.keeping.loader_timeout)
             begun: Outcome[Any] | Flight | None = None
             landing: Landing | None = None
             try:
                 begun = self.store.begin(mine)
-                landing = await self._fly(begun, mine, later, runtime)
+                landing = await self._fly(begun, mine, fetch, runtime)
                 if landing is None:
                     landing = (await self._load_alone(call, later, runtime)).outcome
                 if not isinstance(landing, Abandoned):
@@ -205,7 +217,7 @@ class Loader:
         self,
         begun: Outcome[Any] | Flight | None,
         mine: Flight,
-        later: functools.partial[Any],
+        fetch: Callable[[], Any],
         runtime: Runtime,
     ) -> Landing | None:
         """Return what a call comes to that began like this; `None` if it has to load alone."""
@@ -214,15 +226,15 @@ class Loader:
         if isinstance(begun, Success | Failure):
             if mine.registered:
                 mine.kept = True
-                runtime.launch(mine, later, self.store)
+                runtime.launch(mine, fetch, self.store)
             return begun
         keeping = self.section.keeping
         if begun is mine and not keeping.apart:
-            await runtime.lead(mine, later, self.store)
+            await runtime.lead(mine, fetch, self.store)
         else:
             if begun is mine:
                 mine.kept = keeping.soft_timeout is not None
-                runtime.launch(mine, later, self.store)
+                runtime.launch(mine, fetch, self.store)
             soft = None if mine.fallback is None else keeping.soft_timeout
             waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
             if not waited:
@@ -245,7 +257,7 @@ class Loader:
         """Load whatever is there already, and replace it."""
         with unremembered():
             value = await self._renew(call, later, label, runtime)
-        forget(self.store, OfCall(call))
+        forget(self.store, self._target(call, later))
         return self.handed_out(value)
 
     async def _renew(
@@ -256,17 +268,39 @@ class Loader:
         if unit is not None:
             return (await self._load_inside(unit, call, later, runtime)).unwrap()
         began = ambient.process.epoch
+        shared = self.section.shared
+        sight = None if shared is None else await shared.look(call, runtime)
         verdict = await self._load_alone(call, later, runtime)
         try:
+            if shared is not None and sight is not None:
+                await shared.share(call, sight, verdict, runtime, tell=True)
             self.store.keep(call, verdict, since=began)
             return verdict.outcome.unwrap()
         finally:
             del verdict  # the traceback of an error holds this frame, which must not hold the error
 
-    def put(self, call: Entry, later: functools.partial[Any], label: str | None, value: Any) -> None:
+    async def put(
+        self, call: Entry, later: functools.partial[Any], label: str | None, value: Any, runtime: Runtime
+    ) -> None:
         """Store a value that somebody else has made."""
         self._complete(call, later, label)
-        self.store.put(call, self.handed_out(value), OfCall(call))
+        shared = self.section.shared
+        value = self.handed_out(value)
+        if shared is None:
+            await self.store.put(call, value, runtime)
+        else:
+            await shared.put(call, value, runtime, self.store)
+
+    async def invalidate(self, call: Entry, later: functools.partial[Any], runtime: Runtime) -> None:
+        """Drop the value of a call, in all variants."""
+        await self.store.invalidate(self._target(call, later), runtime)
+
+    def _target(self, call: Entry, later: functools.partial[Any]) -> Target:
+        shared = self.section.shared
+        if shared is None:
+            return OfCall(call)
+        shared.place(call, self._receiver(later))
+        return shared.target(call)
 
     def explain(self, call: Entry, later: functools.partial[Any], label: str | None) -> Explanation:
         """Tell what is known of a call."""
@@ -276,7 +310,7 @@ class Loader:
         fresh = self.look(call, use=False) is not None
         entry, cause, loading = self.store.look_into(call)
         now = clock.now()
-        dirty = entry is not None and now < entry.expires
+        dirty = entry is not None and now < entry.expires and cause != "unverified"
         return Explanation(
             key=call.key,
             level=None if entry is None else "memory",
@@ -291,13 +325,26 @@ class Loader:
     def _complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
         call.labels = self._labels(later, label)
+        if self.section.shared is not None:
+            self.section.shared.place(call, self._receiver(later))
         if call.identities:
             self.store.mourn(call.identities)
 
     async def _load_inside(
         self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
     ) -> Outcome[Any]:
-        """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
+        """Load within a unit of work, whose view of the data is its own; keep only what everybody may see.
+
+        What a second level has serves like a copy in memory. Nothing is put there: what the unit reads may be older than
+        what a look saw.
+        """
+        shared = self.section.shared
+        if shared is not None and not self.store.is_dirty(call, unit):
+            began = ambient.process.epoch
+            found = await shared.find(call, runtime)
+            if found is not None:
+                self.store.keep(call, found, since=began)
+                return found.outcome
         verdict = await self._load_alone(call, later, runtime)
         if not unit.wrote and not self.store.is_dirty(call, unit):
             self.store.keep(call, verdict, since=unit.began)
@@ -314,6 +361,10 @@ class Loader:
         finally:
             self.store.note_load(call, clock.now() - started, failed=failed)
         return verdict
+
+    def _receiver(self, later: functools.partial[Any]) -> object:
+        """Return the object whose method is called, if that takes part in the key."""
+        return later.args[0] if self._method and self.options.key_func is None else None
 
     def _labels(self, later: functools.partial[Any], label: str | None) -> tuple[str, ...]:
         tags = self.options.tags

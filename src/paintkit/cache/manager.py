@@ -9,15 +9,18 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from paintkit import _arguments
+from paintkit._runtime import drive
 from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
 from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Extras, extras_of
+from paintkit.cache.flights import ASYNCIO, BLOCKING
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
 from paintkit.cache.loading import Options, checked_tags
 from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
 from paintkit.cache.removals import Removals
+from paintkit.cache.sharing import Sharing
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
 from paintkit.cache.weights import weights
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from cachetools import Cache
 
     from paintkit.cache.copies import CopyPolicy
+    from paintkit.cache.levels import SharedLevel
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.reports import CacheStats, Removal
     from paintkit.telemetry import Metric
@@ -77,10 +81,14 @@ class CacheManager:
             weighs nothing.
         on_removal: Called with a `Removal` for every value that leaves: in order, outside all locks, by whichever thread comes
             first; what it raises is logged.
+        level2: A second level through which processes share values, and hear of each other's invalidations: a
+            `paintkit.redis.RedisLevel`, say. Caches of one name, in whatever process, are one; `None`: memory only.
+        max_unverified: For how many seconds (>= 0) values are served from memory while the second level is away and nobody can
+            tell whether they are up to date; then they are loaded. `None`: as long as they live.
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or another cache of this name has that second level.
 
     Example:
         >>> cache = CacheManager("paints", timeout=60)
@@ -109,6 +117,8 @@ class CacheManager:
         max_weight: int | None = None,
         weigh: Callable[[Any], int] | None = None,
         on_removal: Callable[[Removal], object] | None = None,
+        level2: SharedLevel | None = None,
+        max_unverified: Seconds | None = None,
     ) -> None:
         self.name = _arguments.label("name", name)
         self._timeout = None if timeout is None else _arguments.seconds("timeout", timeout, most=math.inf)
@@ -122,6 +132,7 @@ class CacheManager:
             weights(self.name, max_weight, weigh),
         )
         self._store = Store(self.name, level, removals)
+        self._store.sharing = _sharing(level2, self._store, max_unverified)
 
     @overload
     def cache_result(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
@@ -147,6 +158,7 @@ class CacheManager:
         loader_timeout: Seconds | None = None,
         soft_timeout: Seconds | None = None,
         copy: CopyPolicy = "share",
+        level2: bool = True,
     ) -> Caching: ...
     @overload
     def cache_result(
@@ -166,6 +178,7 @@ class CacheManager:
         loader_timeout: Seconds | None = None,
         soft_timeout: Seconds | None = None,
         copy: CopyPolicy = "share",
+        level2: bool = True,
     ) -> Caching: ...
 
     def cache_result(  # type: ignore[misc]  # it tells a timeout in the first place from what it is to decorate
@@ -187,6 +200,7 @@ class CacheManager:
         loader_timeout: Seconds | None = None,
         soft_timeout: Seconds | None = None,
         copy: CopyPolicy = "share",
+        level2: bool = True,
     ) -> Any:
         """Decorate a function or method, `def` or `async def`: its results are kept and served again.
 
@@ -227,6 +241,7 @@ class CacheManager:
                 help out after an error, too; the load goes on in the background.
             copy: `"share"`: all callers get one object, which nobody may change. `"shallow"`, `"deep"`: each gets a copy, by
                 `copy.copy` or `copy.deepcopy`.
+            level2: Whether values are shared through the manager's second level, if it has one.
 
         Returns:
             A function with the same signature.
@@ -250,6 +265,7 @@ class CacheManager:
             vary=_variables(vary),
             tags=_tags(tags),
             copy=copier(copy),
+            level2=_arguments.flag("level2", level2),
             keeping=_coherent(
                 Keeping(
                     timeout=chosen,
@@ -316,13 +332,14 @@ class CacheManager:
         Args:
             what: A tag, a key that a `key_func` made (both exactly), or a cached function: all its calls. Absent:
                 everything.
-            pattern: Instead: a glob (`*`, `?`, `[...]`) over tags and such keys. It looks at all of them.
+            pattern: Instead: a glob (`*`, `?`, `[...]`) over tags and such keys. It looks at all of them. Not with a second
+                level.
 
         Raises:
             TypeError: An argument is of the wrong kind (`None` included), or both are given.
-            ValueError: An argument is empty.
+            ValueError: An argument is empty, or there is a pattern and a second level.
         """
-        self._store.invalidate(self._target(what, pattern))
+        drive(self._store.invalidate(self._target(what, pattern), BLOCKING))
 
     async def ainvalidate(
         self,
@@ -341,7 +358,7 @@ class CacheManager:
             TypeError: As for `invalidate`.
             ValueError: As for `invalidate`.
         """
-        self.invalidate(what, pattern=pattern)
+        await self._store.invalidate(self._target(what, pattern), ASYNCIO)
 
     def memo(self) -> Memo:
         """Return a block in which this context reads every value at most once: what it has read it reads again.
@@ -396,6 +413,9 @@ class CacheManager:
             "evictions": self._store.level.evictions,
             "expirations": self._store.level.expirations,
             "invalidations": self._store.invalidations,
+            "level2_hits": totals.level2_hits,
+            "unverified": totals.unverified,
+            "level2": {} if self._store.sharing is None else self._store.sharing.level.stats(),
             "weight": 0 if weighed is None else weighed.total,
             "max_weight": None if weighed is None else weighed.most,
             "too_heavy": 0 if weighed is None else weighed.refused,
@@ -418,6 +438,11 @@ class CacheManager:
         if what is not _ABSENT and pattern is not _ABSENT:
             raise TypeError("pass a key or tag, or pattern=, not both")
         if pattern is not _ABSENT:
+            if self._store.sharing is not None:
+                raise ValueError(
+                    "pattern= looks through the memory of one process, and this cache shares its values with others: give "
+                    "what belongs together a tag, and invalidate that"
+                )
             return Matching(_arguments.label("pattern", pattern))
         if what is _ABSENT:
             return Everything()
@@ -430,6 +455,18 @@ def _oracle(policy: object, maxsize: int) -> Oracle:
     from paintkit.cache.oracle import oracle  # loads cachetools, which nothing else needs
 
     return oracle(policy, maxsize)
+
+
+def _sharing(level2: SharedLevel | None, store: Store, max_unverified: Any) -> Sharing | None:
+    longest = (
+        None if max_unverified is None else _arguments.seconds("max_unverified", max_unverified, zero=True)
+    )
+    if level2 is None:
+        if longest is not None:
+            raise ValueError("max_unverified has no effect without a second level: pass level2, too")
+        return None
+    _arguments.having("level2", level2, "join", "a second level, such as paintkit.redis.RedisLevel(url)")
+    return Sharing(level2, store, longest)
 
 
 def _time_to_live(value: Any) -> float | Callable[[Any], Any] | None:

@@ -17,16 +17,18 @@ from paintkit.machines.s3fifo import S3FIFO, Node
 if TYPE_CHECKING:
     from paintkit.cache.keeping import Keeping
     from paintkit.cache.keys import Identity
+    from paintkit.cache.levels import Place
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.removals import Removals
     from paintkit.cache.reports import RemovalCause
+    from paintkit.cache.sharing import Shared
     from paintkit.cache.weights import Weights
     from paintkit.machines.freshness import Life
 
-__all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Policy", "Section", "Table"]
+__all__ = ["Cause", "Counters", "Entry", "MemoryLevel", "Policy", "Section", "SharedEntry", "Table"]
 
-#: Why a value is not there (any more).
-Cause = Literal["never", "expired", "invalidated", "evicted"]
+#: Why a value is not there (any more), or cannot be served as it is: other processes may have changed it.
+Cause = Literal["never", "expired", "invalidated", "evicted", "unverified"]
 
 #: Of so many values that left it is remembered why.
 _MOST_CAUSES = 4_096
@@ -41,11 +43,13 @@ class Counters:
         "hits",
         "invalidated",
         "joined",
+        "level2_hits",
         "load_errors",
         "load_time",
         "loads",
         "misses",
         "stale",
+        "unverified",
     )
 
     def __init__(self) -> None:
@@ -61,6 +65,10 @@ class Counters:
         self.invalidated = 0
         #: Misses of values that had made room.
         self.evicted = 0
+        #: Misses of values of which it was not known whether other processes had changed them.
+        self.unverified = 0
+        #: Flights that brought a value of the second level, and needed no load.
+        self.level2_hits = 0
         #: Misses that waited for somebody else's load.
         self.joined = 0
         #: Loads that returned or raised.
@@ -91,11 +99,13 @@ class Counters:
 class Section:
     """The part of a level that belongs to one function: one table, or one for each receiver of a method."""
 
-    __slots__ = ("__weakref__", "counters", "keeping", "name", "receivers", "table")
+    __slots__ = ("__weakref__", "counters", "keeping", "name", "receivers", "shared", "table")
 
-    def __init__(self, name: str, keeping: Keeping) -> None:
+    def __init__(self, name: str, keeping: Keeping, shared: Shared | None = None) -> None:
         self.name = name
         self.keeping = keeping
+        #: The function's part in a second level, if it has one.
+        self.shared = shared
         self.counters = Counters()
         self.table = Table(self)
         #: The tables of a method by the address of the receiver; a table leaves with its receiver.
@@ -148,6 +158,11 @@ class Entry(Node):
         "value",
     )
 
+    #: The names by which other processes speak of it, if its value is shared.
+    names: tuple[str, ...] = ()
+    #: Whether word of some changes was lost since it came.
+    doubtful: bool = False
+
     def __init__(
         self,
         table: Table,
@@ -191,9 +206,54 @@ class Entry(Node):
         self.loaded = now
         self.due, self.expires, self.leaves, _ = life
 
+    def postpone(self, due: float) -> None:
+        """Serve it, though it could not be renewed, until an instant."""
+        if self.due > -math.inf:  # no wrapper serves an error that is kept, nor what is doubtful
+            self.due = due
+
     def fingerprint(self) -> int:
         """Return a number for the key. Two keys of one number cost no more than a wrong guess of popularity."""
         return hash((id(self.table), self.key))
+
+
+class SharedEntry(Entry):
+    """An entry of a function whose values are shared through a second level.
+
+    Attributes:
+        place: Where its value stands there; `None` as long as nobody asked.
+        version: The version of its value there; `None` if it is not there.
+    """
+
+    __slots__ = ("doubtful", "names", "place", "version")
+
+    def __init__(
+        self,
+        table: Table,
+        subject: Hashable,
+        kind: type | None,
+        identities: tuple[Identity, ...],
+        variant: Hashable = None,
+    ) -> None:
+        super().__init__(table, subject, kind, identities, variant)
+        self.place: Place | None = None
+        self.version: bytes | None = None
+        self.names = ()
+        self.doubtful = False
+
+    def settle(self, place: Place, names: tuple[str, ...]) -> None:
+        """Note where its value stands for all processes."""
+        self.place, self.names = place, names
+
+    def doubt(self) -> None:
+        """Let no wrapper serve it until it is confirmed; its time goes on."""
+        self.doubtful, self.due = True, -math.inf
+
+    def confirm(self) -> None:
+        """Take it for what it was before it became doubtful."""
+        if self.doubtful:
+            self.doubtful = False
+            if self.value.__class__ is not KeptError:
+                self.due = self.expires
 
 
 class Policy(Protocol):
@@ -243,6 +303,7 @@ class MemoryLevel:
         self._by_label: dict[str, set[Entry]] = {}
         self._by_identity: dict[Identity, set[Entry]] = {}
         self._by_subject: dict[tuple[Table, Hashable], set[Entry]] = {}
+        self._by_name: dict[str, set[Entry]] = {}
         # What the values that left hold on to may run code when it is freed, which must not happen under the lock.
         self._waste: list[Any] = []
         self._causes: OrderedDict[Hashable, Cause] = OrderedDict()
@@ -319,6 +380,10 @@ class MemoryLevel:
         """Return the entries with a label."""
         return list(self._by_label.get(label, ()))
 
+    def named(self, name: str) -> list[Entry]:
+        """Return the entries of which other processes speak by a name."""
+        return list(self._by_name.get(name, ()))
+
     def matching(self, matches: Callable[[str], object]) -> list[Entry]:
         """Return the entries with a label that matches."""
         return list(
@@ -340,6 +405,8 @@ class MemoryLevel:
             self._by_label.setdefault(label, set()).add(entry)
         for identity in entry.identities:
             self._by_identity.setdefault(identity, set()).add(entry)
+        for name in entry.names:
+            self._by_name.setdefault(name, set()).add(entry)
         if entry.varies:
             self._by_subject.setdefault((entry.table, entry.subject), set()).add(entry)
         if span is not None:
@@ -370,6 +437,7 @@ class MemoryLevel:
         entry.value = None
         _discard(self._by_label, entry.labels, entry)
         _discard(self._by_identity, entry.identities, entry)
+        _discard(self._by_name, entry.names, entry)
         if entry.varies:
             _discard(self._by_subject, ((entry.table, entry.subject),), entry)
         self._compact()

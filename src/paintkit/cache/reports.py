@@ -39,6 +39,9 @@ class CacheStats(TypedDict):
         evictions: Values that had to make room.
         expirations: Values swept away when their time was over.
         invalidations: Invalidations that took effect.
+        level2_hits: Values that came from the second level, instead of a load.
+        unverified: Misses because other processes may have changed the value, so that the second level was asked.
+        level2: What the second level tells of itself; empty without one.
         weight: What the values weigh together; 0 without `max_weight`.
         max_weight: What they may weigh, or `None`.
         too_heavy: Values that were not kept because one alone weighs more.
@@ -61,6 +64,9 @@ class CacheStats(TypedDict):
     evictions: int
     expirations: int
     invalidations: int
+    level2_hits: int
+    unverified: int
+    level2: dict[str, float]
     weight: int
     max_weight: int | None
     too_heavy: int
@@ -83,6 +89,8 @@ class CacheInfo(NamedTuple):
             long ago that nobody remembers.
         estimated_size: About how many bytes the values take.
         stale: Calls answered with a value whose time was over.
+        level2_hits: Values that came from the second level, instead of a load.
+        unverified: Misses because other processes may have changed the value, so that the second level was asked.
     """
 
     hits: int
@@ -97,6 +105,8 @@ class CacheInfo(NamedTuple):
     evicted: int
     estimated_size: int
     stale: int
+    level2_hits: int
+    unverified: int
 
 
 class Explanation(NamedTuple):
@@ -111,7 +121,7 @@ class Explanation(NamedTuple):
             value.
         tags: What it can be invalidated by: its tags, and the key that a `key_func` made.
         missed: Why the call would miss: its value has `"expired"`, was `"invalidated"` or `"evicted"`, `"never"` came
-            (or left so long ago that nobody remembers), or the open unit of work has changed what it depends on
+            (or left so long ago that nobody remembers), other processes may have changed it (`"unverified"`), or the open unit of work has changed what it depends on
             (`"dirty"`). `None` if it is fresh.
         loading: Whether a load is under way that others wait for.
     """

@@ -14,25 +14,26 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from paintkit import ambient, clock, observations
-from paintkit._runtime import Failure, Outcome, Success
-from paintkit.cache.flights import Abandoned
-from paintkit.cache.invalidation import Ledger, Target, marks_of, next_epoch
-from paintkit.cache.keeping import KeptError, Verdict
+from paintkit._runtime import Failure, Outcome, Success, drive
+from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned
+from paintkit.cache.invalidation import SHARED, Ledger, OfCall, Target, marks_of, next_epoch
+from paintkit.cache.keeping import Confirmed, KeptError, Verdict
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memo import forget
-from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, Table
+from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, SharedEntry, Table
 from paintkit.cache.workers import Workers
 
 if TYPE_CHECKING:
     import asyncio
 
-    from paintkit.cache.flights import Flight, Landing
+    from paintkit.cache.flights import Flight, Landing, Runtime
     from paintkit.cache.removals import Removals
     from paintkit.cache.reports import RemovalCause
+    from paintkit.cache.sharing import Sharing
 
 __all__ = ["Guard", "Store"]
 
@@ -68,6 +69,8 @@ class Store:
         self.lock = threading.RLock()
         self.level = level
         self._removals = removals
+        #: Its part in a second level, if it has one.
+        self.sharing: Sharing | None = None
         self.invalidations = 0
         self._flights: dict[tuple[Table, Hashable], Flight] = {}
         self._ledger = Ledger()
@@ -89,6 +92,14 @@ class Store:
         """Keep a section as long as its function lives."""
         with self.lock:
             self._sections[section] = weakref.ref(function, lambda _ref: self._bury(section))
+
+    def section_of(self, function: str) -> Section | None:
+        """Return the part of a function whose values are shared, by its name in the second level."""
+        with self.lock:
+            for section in self._sections:
+                if section.shared is not None and section.shared.function == function:
+                    return section
+        return None
 
     def table_of(self, section: Section, receiver: object) -> Table:
         """Return the table of a method of one object; it leaves with the object.
@@ -130,11 +141,11 @@ class Store:
         if other is not None and (other.stranded or other.due <= now):
             self._give_up(other, now)
             other = None
-        if entry is not None and self._may_serve(entry, flight, other, now):
+        if entry is not None and flight.trusts(entry) and self._may_serve(entry, flight, other, now):
             self.level.touch(entry)
             return entry.answer()
         counters = call.table.section.counters
-        counters.count_miss(self.level.cause_of(call) if entry is None else "expired")
+        counters.count_miss(self.level.cause_of(call) if entry is None else _blemish(entry, now))
         if other is not None:
             counters.joined += 1
             return other
@@ -167,10 +178,10 @@ class Store:
         del self._flights[flight.call.table, flight.call.key]
         if flight.landing is None and not flight.closed and flight.due <= now:
             flight.closed = True
-            flight.call.table.section.counters.count_load(now - flight.started, failed=True)
+            flight.count(flight.call.table.section.counters, now - flight.started, failed=True)
             former = flight.call.table.get(flight.call.key)
             if former is not None and former.due <= now < former.leaves:
-                former.due = flight.call.table.section.keeping.freshness.pause(now, former.leaves)
+                former.postpone(flight.call.table.section.keeping.freshness.pause(now, former.leaves))
 
     def judge(self, call: Entry, outcome: Outcome[Any], seconds: float = 0.0) -> Verdict:
         """Return what becomes of the outcome of a call. Runs the user's code: not under the lock."""
@@ -192,7 +203,8 @@ class Store:
             call.table.section.counters.count_miss(self._cause_of(call))
 
     def _cause_of(self, call: Entry) -> Cause:
-        return self.level.cause_of(call) if call.table.get(call.key) is None else "expired"
+        entry = call.table.get(call.key)
+        return self.level.cause_of(call) if entry is None else _blemish(entry, clock.now())
 
     def note_load(self, call: Entry, seconds: float, *, failed: bool) -> None:
         """Count a load outside the flights."""
@@ -205,15 +217,15 @@ class Store:
         call = flight.call
         verdict = None
         if not isinstance(landing, Abandoned):
-            verdict = self.judge(call, landing, now - flight.started)
+            verdict = flight.verdict or self.judge(call, landing, now - flight.started)
             landing = verdict.outcome
         try:
             with self.lock:
                 if flight.closed:
                     return  # it took too long, and nobody waits for it any more
                 flight.closed = True
-                call.table.section.counters.count_load(
-                    now - flight.started, failed=isinstance(landing, Failure)
+                flight.count(
+                    call.table.section.counters, now - flight.started, failed=isinstance(landing, Failure)
                 )
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
@@ -224,12 +236,18 @@ class Store:
             flight.land(landing)
         self._afterwards()
         if isinstance(landing, Failure):
-            observations.emit(
-                "cache.load_failed", self.name, function=call.table.section.name, error=landing.error
-            )
+            self.tell_failed(call, landing.error)
+
+    def tell_failed(self, call: Entry, error: Exception) -> None:
+        """Tell observers that a load failed."""
+        observations.emit("cache.load_failed", self.name, function=call.table.section.name, error=error)
 
     def _take_in(self, call: Entry, verdict: Verdict, now: float) -> None:
         """Store an outcome for its time."""
+        if isinstance(verdict, Confirmed):
+            if verdict.verified:
+                verdict.copy.confirm()
+            return
         keeping = call.table.section.keeping
         if verdict.timeout != 0.0:
             value, life = keeping.life_of(verdict, now)
@@ -241,7 +259,7 @@ class Store:
             if isinstance(verdict.outcome, Success):
                 self.level.remove(former, "replaced")  # there is a newer value, which is not for keeping
             elif former.due <= now < former.leaves:
-                former.due = keeping.freshness.pause(now, former.leaves)
+                former.postpone(keeping.freshness.pause(now, former.leaves))
 
     def keep(self, call: Entry, verdict: Verdict, since: int) -> None:
         """Store what was read from a snapshot of epoch `since`, unless what it says may be out of date."""
@@ -256,27 +274,22 @@ class Store:
             _waste = self.level.take_waste()
         self._afterwards()
 
-    def put(self, call: Entry, value: Any, target: Target) -> None:
-        """Store a value from outside: at once, or inside a unit of work after its commit.
+    async def put(self, call: Entry, value: Any, runtime: Runtime) -> None:
+        """Store a value from outside, in memory only: at once, or inside a unit of work after its commit.
 
         Raises:
             TypeError: The value must not be cached.
         """
         verdict = self.judge(call, Success(value))
         verdict.outcome.unwrap()
-        forget(self, target)
-        unit = ambient.unit_of_work.get()
-        replace = functools.partial(self._replace, call, verdict, target, ambient.process.epoch)
-        if unit is None:
-            replace()
-        else:
-            unit.mark_dirty(((self, target.mark),))
-            replaced: list[None] = []
-            unit.defer(lambda: replaced.append(replace()))
-            # If nobody knows whether the new value is stored, the old one has to go all the same.
-            unit.defer(lambda: None if replaced else self.drop(target), even_if_unknown=True)
+        target, since = OfCall(call), ambient.process.epoch
 
-    def _replace(self, call: Entry, verdict: Verdict, target: Target, since: int) -> None:
+        async def replace(_runtime: Runtime) -> None:
+            self.replace(call, verdict, target, since)
+
+        await self.exchange(target, replace, runtime)
+
+    def replace(self, call: Entry, verdict: Verdict, target: Target, since: int) -> None:
         """Invalidate a call and store a value of epoch `since` for it, unless that may be out of date already."""
         if self._in_a_step():
             self._put_off.append(target)
@@ -296,21 +309,61 @@ class Store:
 
     # --- Invalidation ---
 
-    def invalidate(self, target: Target) -> None:
-        """Drop what a target covers: at once, or inside a unit of work after its commit."""
+    async def invalidate(self, target: Target, runtime: Runtime) -> None:
+        """Drop what a target covers, here and in the second level: at once, or inside a unit of work after its commit."""
+        forget(self, target)
+        drop = functools.partial(self._drop_everywhere, target)
+        unit = ambient.unit_of_work.get()
+        if unit is None:
+            await drop(runtime)
+        else:
+            unit.mark_dirty(((self, target.mark),))
+            unit.defer(_deferred(drop, unit), even_if_unknown=True)
+
+    async def exchange(self, target: Target, replace: Change, runtime: Runtime) -> None:
+        """Let a new value take the place of what a target covers: at once, or inside a unit of work after its commit."""
         forget(self, target)
         unit = ambient.unit_of_work.get()
         if unit is None:
-            self.drop(target)
-        else:
-            unit.mark_dirty(((self, target.mark),))
-            unit.defer(functools.partial(self.drop, target), even_if_unknown=True)
+            await replace(runtime)
+            return
+        replaced: list[None] = []
 
-    def drop(self, target: Target) -> None:
-        """Drop what a target covers, here and now."""
+        async def note(runtime: Runtime) -> None:
+            await replace(runtime)
+            replaced.append(None)
+
+        async def drop(runtime: Runtime) -> None:
+            if (
+                not replaced
+            ):  # nobody knows whether the new value is stored: the old one has to go all the same
+                await self._drop_everywhere(target, runtime)
+
+        unit.mark_dirty(((self, target.mark),))
+        unit.defer(_deferred(note, unit))
+        unit.defer(_deferred(drop, unit), even_if_unknown=True)
+
+    async def _drop_everywhere(self, target: Target, runtime: Runtime) -> None:
+        if self.drop(target) and self.sharing is not None and target.changes:
+            await self._spread(target, runtime)
+
+    async def _spread(self, target: Target, runtime: Runtime) -> None:
+        """Drop a target in the second level, and once more in here: somebody may have looked there in between."""
+        if self.sharing is not None:
+            try:
+                await self.sharing.port(runtime).drop(target.changes)
+            finally:
+                forget(self, target)
+                with self.lock:
+                    self._forget(target)
+                    _waste = self.level.take_waste()
+                self._afterwards()
+
+    def drop(self, target: Target) -> bool:
+        """Drop what a target covers, here and now; False if that had to be put off."""
         if self._in_a_step():
             self._put_off.append(target)
-            return
+            return False
         forget(self, target)  # also what was read between the invalidation and the commit
         with self.lock:
             dropped = self._forget(target)
@@ -318,6 +371,21 @@ class Store:
             _waste = self.level.take_waste()
         self._afterwards()
         observations.emit("cache.invalidated", self.name, target=str(target), entries=dropped)
+        return True
+
+    def doubt(self) -> None:
+        """Take all copies of shared values for unverified, and those that are on their way for nobody's: word was lost."""
+        with self.lock:
+            self._doubt()
+        observations.emit("cache.unverified", self.name)
+
+    def _doubt(self) -> None:
+        self._ledger.note(SHARED, next_epoch())
+        for entry in self.level:
+            if isinstance(entry, SharedEntry):
+                entry.doubt()
+        for place in [place for place, flight in self._flights.items() if flight.call.names]:
+            del self._flights[place]
 
     def _forget(self, target: Target) -> int:
         """Let go of what a target covers, and of the loads that are under way; return how many entries there were."""
@@ -379,7 +447,12 @@ class Store:
         if self._in_a_step():
             return
         while self._put_off:
-            self.drop(self._put_off.popleft())
+            target = self._put_off.popleft()
+            self.drop(target)
+            if (
+                self.sharing is not None and target.changes
+            ):  # whoever comes by here must not wait for a server
+                self.workers.run(lambda target=target: drive(self._spread(target, BLOCKING)))  # type: ignore[misc]
         while self._graveyard and self.lock.acquire(blocking=False):
             self._clear_graveyard()
 
@@ -424,6 +497,24 @@ class Store:
         """Forget all flights, in a forked child: their threads are not there. The lock is held."""
         self._flights.clear()
         self.workers.forget()
+        if self.sharing is not None:
+            self._doubt()  # nobody listens in here yet
+
+
+#: Something to be done, in whatever colour.
+Change = Callable[["Runtime"], Coroutine[Any, Any, None]]
+
+
+def _deferred(change: Change, unit: ambient.UnitOfWork) -> Callable[[], object]:
+    """Return a change as an action after the commit of a unit of work."""
+    return functools.partial(change, ASYNCIO) if unit.is_async else lambda: drive(change(BLOCKING))
+
+
+def _blemish(entry: Entry, now: float) -> Cause:
+    """Return why an entry that is there is not served."""
+    shared = entry.table.section.shared
+    unsure = shared is not None and now < entry.expires and not shared.trusts(entry, now)
+    return "unverified" if unsure else "expired"
 
 
 _forking = threading.Lock()  # guards _stores and _held

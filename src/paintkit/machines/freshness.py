@@ -57,7 +57,7 @@ class Freshness(Record):
 
         Args:
             now: An instant.
-            timeout: Seconds for which it is fresh (> 0), or `None`: for ever.
+            timeout: Seconds for which it is fresh, or `None`: for ever. Negative if that was over before it came.
             seconds: How long it took to load.
             draw: Returns a random number in [0, 1).
         """
@@ -65,10 +65,10 @@ class Freshness(Record):
             return Life(math.inf, math.inf, math.inf, None)
         grace = max(self.stale, self.stale_on_error)
         span = timeout + grace
-        if self.jitter:
+        if timeout > 0 and self.jitter:
             timeout *= 1.0 - self.jitter * draw()
         expires = now + timeout
-        due = expires - self._lead(timeout, seconds, draw) if self.early else expires
+        due = expires - self._lead(timeout, seconds, draw) if timeout > 0 and self.early else expires
         return Life(due, expires, expires + grace, span)
 
     def _lead(self, timeout: float, seconds: float, draw: Callable[[], float]) -> float:
