@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import uuid
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ import redis
 
 from paintkit import _arguments
 from paintkit.machines.breaker import CircuitState
+from paintkit.redis.revival import revive_in_children
 
 __all__ = ["RedisBreakerState"]
 
@@ -101,8 +100,7 @@ class RedisBreakerState:
         self._stop = threading.Event()
         self._id = uuid.uuid4().hex
         self._connected = threading.Event()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_revival(self))
+        revive_in_children(self)
 
     @property
     def is_connected(self) -> bool:
@@ -225,15 +223,3 @@ class RedisBreakerState:
         if self._thread is not None:
             self._thread = None
             self._start()
-
-
-def _revival(state: RedisBreakerState) -> Callable[[], Any]:
-    """Return what a forked child calls; it must not keep the object alive."""
-    reference = weakref.ref(state)
-
-    def revive() -> None:
-        alive = reference()
-        if alive is not None:
-            alive._revive()
-
-    return revive
