@@ -1,0 +1,47 @@
+"""Commands as bytes, and scripts that the server knows by their digest.
+
+A look at the cache is one command, of which the packing and dispatching in a general client is the larger half. So ours are
+packed here, and travel over redis-py's connections, which know about addresses, passwords and TLS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeAlias
+
+__all__ = ["Command", "Script", "packed"]
+
+
+def packed(*parts: bytes) -> bytes:
+    r"""Return a command as it goes over the wire (RESP).
+
+    Example:
+        >>> packed(b"GET", b"key")
+        b'*2\\r\\n$3\\r\\nGET\\r\\n$3\\r\\nkey\\r\\n'
+    """
+    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+
+
+class Script:
+    """A Lua script: what it does, it does at one instant for everybody.
+
+    Attributes:
+        source: Its text.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source.encode()
+        # The protocol's name of a script, no matter of security.
+        self._digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+
+    def call(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> bytes:
+        """Return what runs it, if the server knows it."""
+        return packed(b"EVALSHA", self._digest, b"%d" % len(keys), *keys, *arguments)
+
+    def first_call(self, keys: tuple[bytes, ...], arguments: tuple[bytes, ...]) -> bytes:
+        """Return what runs it, and teaches it to the server."""
+        return packed(b"EVAL", self.source, b"%d" % len(keys), *keys, *arguments)
+
+
+#: A script, its keys and its arguments.
+Command: TypeAlias = tuple[Script, tuple[bytes, ...], tuple[bytes, ...]]
