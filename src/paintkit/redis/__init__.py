@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paintkit.redis.breaker_state import RedisBreakerState as RedisBreakerState
+    from paintkit.redis.level import RedisLevel as RedisLevel
     from paintkit.redis.limits import RedisLimits as RedisLimits
 
-_HOMES = {"RedisBreakerState": "breaker_state", "RedisLimits": "limits"}
+_HOMES = {"RedisBreakerState": "breaker_state", "RedisLevel": "level", "RedisLimits": "limits"}
 
-__all__ = ["RedisBreakerState", "RedisLimits"]
+__all__ = ["RedisBreakerState", "RedisLevel", "RedisLimits"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ def packed(*parts: bytes) -> bytes:
 
     Example:
         >>> packed(b"GET", b"key")
-        b'*2\\r\\n$3\\r\\nGET\\r\\n$3\\r\\nkey\\r\\n'
+        b'*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n'
     """
     return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 

@@ -133,6 +133,7 @@ class Contract:
 
         self.run(colour, look())
         self.eventually(lambda: clock.now() < process.membership.trust.until)
+        process.ears.gaps = 0  # what was said before the link was up may count as missed
         return process
 
     @pytest.fixture

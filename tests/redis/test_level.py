@@ -1,0 +1,102 @@
+"""The Redis level keeps the contract of second levels, with its server there and away."""
+
+import contextlib
+from typing import ClassVar
+
+import pytest
+import redis
+
+from paintkit.redis import RedisLevel
+from paintkit.testing import CacheLevelContract, CacheLevelOutageContract
+from tests import services
+from tests.redis.conftest import until
+from tests.redis.proxy import Proxy
+
+
+@pytest.fixture
+def levels():
+    """Make levels that are closed in the end."""
+    made = []
+
+    def make(url, **options):
+        # The contract is about a server that answers, however busy this machine is.
+        made.append(RedisLevel(url, timeout=5.0, **options))
+        return made[-1]
+
+    yield make
+    for level in made:
+        level.close()
+
+
+class OnOneServer:
+    """Two processes' levels on the server that everybody uses, under a prefix of their own."""
+
+    options: ClassVar = {}
+
+    @pytest.fixture
+    def prefix(self, request):
+        url = services.place("redis")
+        name = f"paintkit-test-{request.node.name}"
+        yield name
+        with redis.Redis.from_url(url) as client:
+            for key in client.scan_iter(f"{name.replace('[', '?').replace(']', '?')}:*"):
+                client.delete(key)
+
+    @pytest.fixture
+    def level(self, levels, prefix):
+        return levels(services.place("redis"), prefix=prefix, **self.options)
+
+    @pytest.fixture
+    def other(self, levels, prefix):
+        return levels(services.place("redis"), prefix=prefix, **self.options)
+
+
+class TestRedisLevel(OnOneServer, CacheLevelContract):
+    """As it comes."""
+
+
+class TestRedisLevelWithChannels(OnOneServer, CacheLevelContract):
+    """Where streams are not to be had."""
+
+    options: ClassVar = {"stream": False}
+
+
+class Away:
+    """Two processes' levels on one server; the network between it and the first can be cut."""
+
+    options: ClassVar = {}
+
+    @pytest.fixture
+    def network(self, own_redis):
+        network = Proxy(own_redis.port)
+        yield network
+        network.close()
+
+    @pytest.fixture
+    def level(self, levels, network):
+        return levels(network.url, **self.options)
+
+    @pytest.fixture
+    def other(self, levels, own_redis):
+        return levels(own_redis.url, **self.options)
+
+    @pytest.fixture
+    def outage(self, network, level):
+        @contextlib.contextmanager
+        def outage():
+            network.cut()
+            until(lambda: not level.is_connected)
+            yield
+            network.mend()
+
+        return outage
+
+
+class TestRedisLevelAway(Away, CacheLevelOutageContract):
+    """As it comes."""
+
+
+class TestRedisLevelWithChannelsAway(Away, CacheLevelOutageContract):
+    """Where streams are not to be had."""
+
+    options: ClassVar = {"stream": False}
