@@ -465,7 +465,7 @@ def _sharing(level2: SharedLevel | None, store: Store, max_unverified: Any) -> S
         if longest is not None:
             raise ValueError("max_unverified has no effect without a second level: pass level2, too")
         return None
-    _arguments.having("level2", level2, "join", "a second level, such as paintkit.redis.RedisLevel(url)")
+    _arguments.having("level2", level2, "codec", "a second level, such as paintkit.redis.RedisLevel(url)")
     return Sharing(level2, store, longest)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import clock
 from paintkit._locks import new_lock
-from paintkit._runtime import Success
+from paintkit._runtime import Success, settle
 from paintkit.cache.levels import SAME, Codec, Listener, Membership, Place, Port, Sight, Trust
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class FakeLevel:
         server: The server.
         slow: Seconds that every question to the server takes, default 0.
         interlude: Is called before and after every step with its name (`"look"`, `"looked"`, `"fill"`, `"filled"`, `"drop"`,
-            `"dropped"`): the place for what happens just then.
+            `"dropped"`): the place for what happens just then. In asyncio it may be `async def`.
     """
 
     name = "fake"
@@ -357,7 +357,7 @@ class _BlockingPort:
     async def look(self, place: Place, codec: Codec, known: bytes | None = None, /) -> Sight:
         await self._begin("look")
         sight = self._look(place, codec, known)
-        self._end("looked")
+        await self._end("looked")
         return sight
 
     async def fill(
@@ -377,7 +377,7 @@ class _BlockingPort:
         version = self._fill(place, codec, sight, value, (fresh, left, seconds))
         if version is not None and tell:
             self._member.level.server.tell(self._member, [place])
-        self._end("filled")
+        await self._end("filled")
         return version
 
     async def drop(self, changes: Iterable[Place | str], /) -> None:
@@ -388,19 +388,19 @@ class _BlockingPort:
             self._member.level.server.tell(self._member, changes)
         else:
             self._member.keep(changes)
-        self._end("dropped")
+        await self._end("dropped")
 
     async def _pause(self) -> None:
         if self._member.level.slow:
             clock.sleep(self._member.level.slow)
 
     async def _begin(self, step: str) -> None:
-        self._member.level.interlude(step)
+        await settle(self._member.level.interlude(step))
         await self._pause()
 
-    def _end(self, step: str) -> None:
+    async def _end(self, step: str) -> None:
         self._member.level.counts[step] += 1
-        self._member.level.interlude(step)
+        await settle(self._member.level.interlude(step))
 
     def _look(self, place: Place, codec: Codec, known: bytes | None) -> Sight:
         if not self._member.is_whole:
