@@ -156,3 +156,17 @@ def test_threads_lose_nothing():
         thread.join()
     metrics = histogram.metrics()
     assert (2000, 2000, 1000.0) == (metrics["count"], metrics["errors"], metrics["total_time"])
+
+
+@given(before=DURATIONS, after=DURATIONS)
+def test_what_came_after_a_snapshot_is_known(before, after):
+    """How many, and how long within 1/128; nothing of what came before."""
+    histogram = recorded(before)
+    earlier = histogram.snapshot()
+    for seconds in after:
+        histogram.record(seconds)
+    fresh = [
+        seconds for seconds, count in recorder.since(histogram.snapshot(), earlier) for _ in range(count)
+    ]
+    assert sorted(after) == pytest.approx(fresh, rel=1 / 128 + 1e-12)
+    assert len(before) + len(after) == sum(count for _, count in recorder.since(histogram.snapshot(), None))

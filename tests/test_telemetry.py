@@ -194,12 +194,15 @@ def test_what_is_held_by_several_is_asked_once():
 
 
 def test_a_pool_tells_its_connections_under_opentelemetrys_names(tmp_path):
-    """Named after the database, never with its folders or a password."""
+    """All of the catalogue; named after the database, never with its folders or a password."""
     db = DatabaseConnectionManager(f"sqlite:///{tmp_path / 'studio.db'}")
     with db.unit_of_work() as session:
         session.connection()
         numbers = told(db)
+    assert {entry.name for entry in _catalogue.POOL.entries} == {metric.name for metric in db.telemetry()}
+    assert len(_catalogue.POOL.entries) == len(list(db.telemetry()))
     assert 1 == numbers["db.client.connection.count", "studio.db", "used"]
     assert 15 == numbers["db.client.connection.max", "studio.db"]
     assert 0 == numbers["db.client.connection.timeouts", "studio.db"]
+    assert 1 == numbers["db.client.connection.create_time", "studio.db"]["count"]
     db.close()

@@ -118,7 +118,7 @@ POOL: Final = Table(
     _of_pool("max", "gauge", "{connection}", "Connections that the pool may open."),
     _of_pool("pending_requests", "gauge", "{request}", "Callers that wait for a connection."),
     _of_pool("timeouts", "counter", "{timeout}", "Callers that waited in vain."),
-    _of_pool("wait_time", "histogram", "s", "How long callers waited for a connection."),
+    _of_pool("wait_time", "histogram", "s", "How long those waited who had to."),
     _of_pool("create_time", "histogram", "s", "How long opening a connection took."),
     _of_pool("use_time", "histogram", "s", "How long connections were in use."),
     Entry("invalid", "paintkit.pool.invalid", "counter", "{connection}", "Connections found broken."),

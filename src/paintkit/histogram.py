@@ -6,6 +6,7 @@ durations are short and wide where they are long: at most 1/64 of what it holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, frexp, inf, isfinite, ldexp
 from typing import TYPE_CHECKING, TypedDict
 
@@ -14,7 +15,7 @@ from paintkit._locks import new_lock
 if TYPE_CHECKING:
     from paintkit.telemetry import HistogramSnapshot
 
-__all__ = ["Histogram", "Metrics", "count_within", "quantile", "summary"]
+__all__ = ["Histogram", "Metrics", "count_within", "quantile", "since", "summary"]
 
 _PER_OCTAVE = 64
 _PER_MANTISSA = 128.0  # frexp gives mantissas from 0.5 to 1: one octave is half of that range
@@ -166,6 +167,15 @@ def count_within(snapshot: HistogramSnapshot, octave: int) -> int:
     """Return how many durations are at most `2 ** octave` seconds, exactly."""
     last = (octave + 2) * _PER_OCTAVE
     return sum(count for number, count in snapshot["buckets"].items() if int(number) <= last)
+
+
+def since(snapshot: HistogramSnapshot, earlier: HistogramSnapshot | None) -> Iterator[tuple[float, int]]:
+    """Return what was recorded after an earlier snapshot of the same: durations, within 1/128, and how many of each."""
+    before = {} if earlier is None else earlier["buckets"]
+    for number, count in snapshot["buckets"].items():
+        fresh = count - before.get(number, 0)
+        if fresh > 0:
+            yield (_upper_edge(int(number) - 1) + _upper_edge(int(number))) / 2, fresh
 
 
 def _upper_edge(bucket: int) -> float:

@@ -21,7 +21,9 @@ from paintkit import (
 from paintkit.monitor import opentelemetry
 from paintkit.monitor.gathering import OTHER, gather
 from paintkit.monitor.opentelemetry import instrument, trace_observations
+from paintkit.sqlalchemy import DatabaseConnectionManager
 from paintkit.telemetry import Metric, Sample
+from paintkit.testing import FakeClock
 
 
 @pytest.fixture
@@ -116,6 +118,33 @@ def test_durations_are_recorded_with_names_and_kinds_of_errors(reader, meter):
     app.monitor.record("mix", 0.5, OSError())
     found = numbers(reader)
     assert (1, 1) == (found["paintkit.duration", "mix"], found["paintkit.duration", "OSError", "mix"])
+
+
+def test_times_of_pools_are_shown_too(reader, meter):
+    """Those from now on, as each pool keeps them."""
+    with FakeClock() as clock:
+        db = DatabaseConnectionManager("sqlite://")
+        db.engine.connect().close()
+        instrument(meter, db)
+        for seconds in (2.0, 3.0, 3.0):
+            with db.engine.connect():
+                clock.advance(seconds)
+        numbers(reader)
+        with db.engine.connect():
+            clock.advance(1.0)
+        numbers(reader)
+        data = reader.get_metrics_data()
+        (uses,) = [
+            point
+            for scope in data.resource_metrics[0].scope_metrics
+            for metric in scope.metrics
+            if metric.name == "db.client.connection.use_time"
+            for point in metric.data.data_points
+        ]
+        assert 4 == uses.count
+        assert abs(uses.sum - 9.0) < 0.09
+        assert ["db.client.connection.pool.name"] == list(uses.attributes)
+        db.close()
 
 
 def test_names_of_durations_are_bounded(reader, meter, monkeypatch):

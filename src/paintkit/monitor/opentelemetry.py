@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, cast
 
@@ -11,17 +11,18 @@ from opentelemetry import trace
 from opentelemetry.metrics import Observation as Reading
 
 from paintkit import _catalogue, observations
+from paintkit.histogram import since
 from paintkit.monitor.details import on_one_line, plain
 from paintkit.monitor.gathering import OTHER, checked, everyone, gather
 from paintkit.monitor.performance import PerformanceMonitor
 from paintkit.observations import Subscription
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Meter
+    from opentelemetry.metrics import CallbackOptions, Histogram, Meter
 
     from paintkit.monitor.performance import Measured
     from paintkit.observations import Observation
-    from paintkit.telemetry import Entry, Metric, Source
+    from paintkit.telemetry import Entry, HistogramSnapshot, Metric, Source
 
 __all__ = ["instrument", "trace_observations"]
 
@@ -30,10 +31,11 @@ _MOST_NAMES: Final = 1_000
 
 
 def instrument(meter: Meter, *sources: Source) -> Subscription:
-    """Show the sources' numbers through a meter: observable instruments, and a histogram of what monitors measure.
+    """Show the sources' numbers through a meter: observable instruments, and histograms of durations.
 
-    Counts and states are read when a reader collects. Durations are recorded one by one, from now on, for the interface
-    of OpenTelemetry knows no other way.
+    Counts and states are read when a reader collects. Durations are recorded one by one, for the interface of OpenTelemetry
+    knows no other way: what monitors measure from now on when it ends, with the kind of an error as `error.type`; what
+    pools measure from now on when a reader collects, and shown by the next collection at the latest.
 
     Args:
         meter: What OpenTelemetry's `get_meter(…)` returns.
@@ -52,15 +54,22 @@ def instrument(meter: Meter, *sources: Source) -> Subscription:
         >>> shown.cancel()
     """
     given = checked(sources)
-    readings = _Readings(given)
-    for one in _instruments(given):
+    instruments = _instruments(given)
+    measured, *_ = _catalogue.MONITOR.entries
+    histograms = {
+        one.name: meter.create_histogram(one.name, one.unit, one.help)
+        for one in instruments
+        if one.kind == "histogram"
+    }
+    record = _recorder(histograms.pop(measured.name))
+    readings = _Readings(given, histograms)
+    for one in instruments:
         create = {
             "counter": meter.create_observable_counter,
             "gauge": meter.create_observable_up_down_counter,
         }.get(one.kind)
         if create is not None:
             create(one.name, [readings.of(one.name)], one.unit, one.help)
-    record = _recorder(meter)
     monitors = [source for source in everyone(given) if isinstance(source, PerformanceMonitor)]
     subscriptions = ExitStack()
     subscriptions.callback(readings.stop)
@@ -103,8 +112,11 @@ def _instruments(sources: tuple[Source, ...]) -> Iterable[Metric | Entry]:
 class _Readings:
     """What the sources say, asked once for all the instruments of one collection."""
 
-    def __init__(self, sources: tuple[Source, ...]) -> None:
+    def __init__(self, sources: tuple[Source, ...], histograms: Mapping[str, Histogram]) -> None:
         self._sources = sources
+        self._histograms = histograms
+        self._recorded: dict[tuple[str, frozenset[tuple[str, str]]], HistogramSnapshot] = {}
+        self._note(self._gathered(), tell=False)
         self._lock = threading.Lock()  # guards the two below
         self._metrics: dict[str, Metric] | None = None
         self._served: set[str] = set()  # the instruments that had their share of them
@@ -120,18 +132,30 @@ class _Readings:
     def _share(self, name: str) -> Iterator[Reading]:
         with self._lock:
             if self._metrics is None or name in self._served:  # a new collection has begun
-                self._metrics = {metric.name: metric for metric in gather(self._sources)}
+                self._metrics = self._gathered()
                 self._served = set()
+                self._note(self._metrics, tell=True)
             self._served.add(name)
             metric = self._metrics.get(name)
         for labels, value in metric.samples if metric is not None else ():
             yield Reading(cast("float", value), labels)
 
+    def _gathered(self) -> dict[str, Metric]:
+        return {metric.name: metric for metric in gather(self._sources)}
 
-def _recorder(meter: Meter) -> Callable[[Measured], None]:
+    def _note(self, metrics: Mapping[str, Metric], *, tell: bool) -> None:
+        """Record what histograms have got since the last time."""
+        for name, histogram in self._histograms.items():
+            for labels, value in metrics[name].samples if name in metrics else ():
+                key, snapshot = (name, frozenset(labels.items())), cast("HistogramSnapshot", value)
+                for seconds, count in since(snapshot, self._recorded.get(key)) if tell else ():
+                    for _ in range(count):
+                        histogram.record(seconds, labels)
+                self._recorded[key] = snapshot
+
+
+def _recorder(histogram: Histogram) -> Callable[[Measured], None]:
     """Return an observer of monitors."""
-    (durations, _errors) = _catalogue.MONITOR.entries
-    histogram = meter.create_histogram(durations.name, durations.unit, durations.help)
     known: set[str] = set()
 
     def record(measured: Measured) -> None:

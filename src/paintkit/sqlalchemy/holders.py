@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import event
 
 from paintkit import clock, observations
+from paintkit.histogram import Histogram
 from paintkit.sqlalchemy import call_sites
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+
+    from paintkit.telemetry import HistogramSnapshot
 
 __all__ = ["RETIRES", "PoolWatch"]
 
@@ -23,6 +27,9 @@ _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
 #: Where a connection's entry notes the time from which it is replaced at its next use.
 RETIRES: Final = "paintkit_retires"
+
+# Where it notes when the connection began to be opened.
+_CONNECTING: Final = "paintkit_connecting"
 
 # Connections that were opened together do not end together: each lives up to so much shorter.
 _JITTER: Final = 0.1
@@ -61,11 +68,17 @@ class PoolWatch:
         self._invalidated = 0
         self._leaked = 0
         self._holders: dict[ConnectionPoolEntry, _Holder] = {}
+        #: How long those waited who had to.
+        self.waited = Histogram()
+        self._created = Histogram()
+        self._used = Histogram()
         self._next_look = 0.0
         self._lifetime: float | None = None
 
-    def follow(self, pool: Pool) -> None:
-        """Watch `pool`, and those that replace it: listeners move on with it."""
+    def follow(self, engine: Engine) -> None:
+        """Watch the engine's pool, and those that replace it: listeners move on with it."""
+        pool = engine.pool
+        event.listen(engine, "do_connect", self._on_connecting)
         self._lifetime = getattr(pool, "lifetime", None)  # other pools than ours replace by themselves
         event.listen(pool, "invalidate", self._on_invalidate)
         event.listen(pool, "soft_invalidate", self._on_invalidate)
@@ -121,6 +134,14 @@ class PoolWatch:
             "db.client.connection.timeouts": timeouts,
         }
 
+    def times(self) -> dict[str, HistogramSnapshot | None]:
+        """Return how long it took to wait for, to open and to use connections; `None` for use where nobody watches it."""
+        return {
+            "db.client.connection.wait_time": self.waited.snapshot(),
+            "db.client.connection.create_time": self._created.snapshot(),
+            "db.client.connection.use_time": None if self.leak_threshold is None else self._used.snapshot(),
+        }
+
     def _tell(self, holder: _Holder, what: str) -> None:
         holder.is_told = True
         self._leaked += 1
@@ -142,6 +163,8 @@ class PoolWatch:
 
     def _on_checkin(self, _connection: object, entry: ConnectionPoolEntry) -> None:
         holder = self._holders.pop(entry, None)
+        if holder is not None:
+            self._used.record(_since(holder.since))
         if holder is None or holder.is_told or self.leak_threshold is None:
             return
         if holder.proxy() is None:
@@ -149,13 +172,26 @@ class PoolWatch:
         elif clock.now() - holder.since >= self.leak_threshold:
             self._tell(holder, "was given back")
 
+    def _on_connecting(
+        self, _dialect: object, entry: ConnectionPoolEntry, _arguments: object, _options: object
+    ) -> None:
+        entry.info[_CONNECTING] = clock.now()
+
     def _on_connect(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        began = entry.info.pop(_CONNECTING, None)
+        if began is not None:  # else an engine with a `creator` of its own opened it
+            self._created.record(_since(began))
         if self._lifetime is not None:
             shorter = 1.0 - _JITTER * random.random()  # noqa: S311 - spreads load, keeps no secret
             entry.info[RETIRES] = clock.now() + self._lifetime * shorter
 
     def _on_invalidate(self, *_: object) -> None:
         self._invalidated += 1
+
+
+def _since(began: float) -> float:
+    # A clock that was exchanged meanwhile (a test began or ended) must not break a connection.
+    return max(0.0, clock.now() - began)
 
 
 def _ignore(_reference: object) -> None:

@@ -194,7 +194,8 @@ class DatabaseConnectionManager:
         """Return the pool's numbers under OpenTelemetry's names, for exporters; see `paintkit.telemetry`."""
         from paintkit import _catalogue
 
-        return _catalogue.POOL.read(pool_name(self.engine), self.get_connection_stats())
+        stats = {**self.get_connection_stats(), **self._watch.times()}
+        return _catalogue.POOL.read(pool_name(self.engine), stats)
 
     def check(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
         """Compare what all processes together may open with what the server allows.
@@ -520,7 +521,7 @@ class DatabaseConnectionManager:
         if self._resolve_commits and inner.dialect.name == "postgresql":
             self._resolver = CommitResolver(inner, is_async=self.is_async)
         self._watch.leak_threshold = self._pool.leak_threshold
-        self._watch.follow(inner.pool)
+        self._watch.follow(inner)
         if isinstance(inner.pool, ObservedPool):
             inner.pool.observe(self._watch, self._pool.max_waiting)
         self._engine = inner

@@ -179,7 +179,8 @@ class ObservedPool:
 
     def _wait(self: Any) -> Any:
         """Return a claim, when it is this one's turn."""
-        due = clock.now() + _patience(self._timeout)
+        began = clock.now()
+        due = began + _patience(self._timeout)
         turn = self._line_up()
         try:
             while True:
@@ -193,6 +194,7 @@ class ObservedPool:
         finally:
             with self._door, contextlib.suppress(ValueError):
                 self._line.remove(turn)
+            self._watch.waited.record(max(0.0, clock.now() - began))
             self._ring()  # what woke this one may be enough for the next
 
     def _line_up(self: Any) -> _Turn:
