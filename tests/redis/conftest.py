@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -32,8 +33,11 @@ class Server:
         """Where clients find it."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self):
-        """Start it, empty, and wait until it answers."""
+    def start(self, *, snapshot=None):
+        """Start it, empty or with the data of a snapshot, and wait until it answers."""
+        (Path(self._folder) / "dump.rdb").unlink(missing_ok=True)
+        if snapshot is not None:
+            (Path(self._folder) / "dump.rdb").write_bytes(snapshot)
         command = [
             self._program,
             "--port",
@@ -65,6 +69,12 @@ class Server:
     def wake(self):
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)
+
+    def snapshot(self):
+        """Return its data at this moment."""
+        with redis.Redis(port=self.port) as client:
+            client.save()
+        return (Path(self._folder) / "dump.rdb").read_bytes()
 
     def answers(self):
         """Whether it answers now."""
