@@ -13,6 +13,7 @@ from paintkit import (
     CacheManager,
     RequestBatcher,
     RetryBudget,
+    _catalogue,
     bulkhead,
     circuit_breaker,
     deadline,
@@ -22,7 +23,10 @@ from paintkit import (
     retry,
     timeout,
 )
+from paintkit.monitor.exposition import prometheus_name
+from paintkit.monitor.logging import log_observations
 from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, PoolConfig, query_guard
+from paintkit.telemetry import Metric
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -39,6 +43,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("retry-budget.md", [RetryBudget]),
     ("cache.md", [CacheManager, CacheManager.cache_result]),
     ("batching.md", [RequestBatcher]),
+    ("monitoring.md", [log_observations]),
     ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard]),
 ]
 
@@ -77,6 +82,38 @@ def test_the_tables_of_defaults_are_true(page: str, told: list[Callable[..., Any
         for said, told in zip(found, told, strict=True)
         for wrong in contradictions(said, told)
     ]
+
+
+def metric_rows(page: str) -> dict[str, list[str]]:
+    """Return the table of metrics: what it says of each, by name."""
+    rows = page.partition("| metric | in Prometheus | kind | labels | meaning |\n|---|---|---|---|---|\n")[2]
+    cells = [re.findall(r" (.+?) \|", row) for row in rows.partition("\n\n")[0].splitlines()]
+    return {name: rest for name, *rest in cells}
+
+
+def catalogued() -> dict[str, list[str]]:
+    """Return the same as the catalogue has it."""
+    return {
+        f"`{entry.name}`": [
+            f"`{prometheus_name(Metric(entry.name, entry.kind, entry.unit, entry.help, ()))}`",
+            entry.kind,
+            ", ".join(f"`{label}`" for label in (table.label, *entry.labels)),
+            entry.help,
+        ]
+        for table in _catalogue.TABLES
+        for entry in table.entries
+    }
+
+
+def test_the_table_of_metrics_is_the_catalogue() -> None:
+    """Every number that a primitive tells, with its spelling, its labels and its meaning."""
+    assert catalogued() == metric_rows((DOCS / "monitoring.md").read_text(encoding="utf-8"))
+
+
+def test_a_metric_that_is_missing_is_found() -> None:
+    """The comparison sees a row that was taken out."""
+    page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    assert catalogued() != metric_rows(re.sub(r"\| `paintkit\.cache\.hits.*\n", "", page))
 
 
 def test_a_false_table_is_found() -> None:
