@@ -53,8 +53,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if kind in DRIVERS:
         shared = make_url(request.getfixturevalue("shared_postgres"))
         return shared.set(drivername=DRIVERS[kind]).render_as_string(hide_password=False)
-    if kind == "mariadb":
-        return str(request.getfixturevalue("shared_mariadb"))
     return {
         "sqlite-memory": "sqlite://",
         "sqlite-file": f"sqlite:///{tmp_path / 'paints.db'}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from paintkit.sqlalchemy.functions import on_commit, read_only, with_database_session
 from paintkit.sqlalchemy.idempotency import IdempotencyKeys
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager
@@ -11,11 +13,15 @@ from paintkit.sqlalchemy.sessions import UnitOfWork
 from paintkit.sqlalchemy.sizing import Finding
 from paintkit.sqlalchemy.transient import is_transient
 
+if TYPE_CHECKING:
+    from paintkit.sqlalchemy.outbox import Outbox as Outbox
+
 __all__ = [
     "POOL_SETTINGS",
     "DatabaseConnectionManager",
     "Finding",
     "IdempotencyKeys",
+    "Outbox",
     "PoolConfig",
     "UnitOfWork",
     "is_transient",
@@ -24,3 +30,12 @@ __all__ = [
     "read_only",
     "with_database_session",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Outbox":
+        raise AttributeError(f"module 'paintkit.sqlalchemy' has no attribute {name!r}")
+    from paintkit.sqlalchemy.outbox import Outbox
+
+    globals()[name] = Outbox  # found at once from now on
+    return Outbox

@@ -1,25 +1,32 @@
-"""What waits for the real COMMIT: one page of actions for each open savepoint, run when the root is stored."""
+"""What waits for the COMMIT: a page for each open savepoint, of rows to write before it and actions to run after it."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["Action", "Ledger", "run"]
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+__all__ = ["Action", "Ledger", "Writer", "run"]
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
 Action = Callable[[], object]
 
+#: Writes rows, all that it was given in a unit of work, into the transaction that is about to be committed.
+Writer = Callable[["Session", list[Any]], None]
+
 
 class _Page:
     """What was registered, and what went wrong, since one savepoint (or the root) began."""
 
-    __slots__ = ("actions", "doom", "released")
+    __slots__ = ("actions", "doom", "released", "rows")
 
     def __init__(self) -> None:
         self.actions: list[tuple[Action, bool]] = []
+        self.rows: list[tuple[Writer, Any]] = []
         self.doom: BaseException | None = None
         self.released = False
 
@@ -40,6 +47,10 @@ class Ledger:
     def add(self, action: Action, *, even_if_unknown: bool = False) -> None:
         """Register an action in the innermost open savepoint, and whether it runs after a commit of unknown outcome."""
         self._pages[-1].actions.append((action, even_if_unknown))
+
+    def enclose(self, write: Writer, row: Any) -> None:
+        """Note a row to be written right before the COMMIT."""
+        self._pages[-1].rows.append((write, row))
 
     def doom(self, cause: BaseException, *, root: bool = False) -> None:
         """Note that the innermost savepoint (or the root, and so everything) can only be rolled back."""
@@ -70,7 +81,16 @@ class Ledger:
         if page.released:
             parent = self._pages[-1]
             parent.actions += page.actions
+            parent.rows += page.rows
             parent.doom = parent.doom or page.doom
+
+    @property
+    def rows(self) -> dict[Writer, list[Any]]:
+        """The rows of the root, in order, by who writes them."""
+        rows: dict[Writer, list[Any]] = {}
+        for write, row in self._pages[0].rows:
+            rows.setdefault(write, []).append(row)
+        return rows
 
     def take(self, *, unknown: bool = False) -> list[Action]:
         """Return the actions of the root, in the order in which they were registered, and keep none.

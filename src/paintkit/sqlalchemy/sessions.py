@@ -18,7 +18,7 @@ from typing_extensions import override
 from paintkit import ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import commits
-from paintkit.sqlalchemy.hooks import Action, Ledger
+from paintkit.sqlalchemy.hooks import Action, Ledger, Writer
 from paintkit.sqlalchemy.transient import outcome_is_unknown
 
 if TYPE_CHECKING:
@@ -116,6 +116,18 @@ class UnitOfWork:
         """Run `action` after the real COMMIT; forget it with a rollback, of its savepoint or of everything."""
         self._ledger.add(action, even_if_unknown=even_if_unknown)
 
+    def enclose(self, write: Writer, row: Any) -> None:
+        """Let `write(session, rows)` write `row`, with all others of this writer, right before the COMMIT.
+
+        Forgotten with a rollback, of its savepoint or of everything. Nothing is sent before the end, so this may be called
+        where nothing can be awaited.
+
+        Raises:
+            NoUnitOfWorkError: The unit of work only reads.
+        """
+        self.refuse_or_note_write()
+        self._ledger.enclose(write, row)
+
     def mark_dirty(self, tags: Iterable[Hashable], /) -> None:
         """Note that cached values under these tags are out of date for this unit, until it ends."""
         first = not self._dirty
@@ -196,6 +208,12 @@ class UnitOfWork:
         """The innermost nested transaction is over, committed or not."""
         self._ledger.close()
 
+    @property
+    def dbapi_connection(self) -> Any:
+        """The driver's connection, if it has taken one: for who has to end its transaction from outside."""
+        connection = self._connection
+        return None if connection is None or connection.closed else connection.connection.dbapi_connection
+
     # How it ends.
 
     def refuse_doomed(self) -> None:
@@ -239,10 +257,12 @@ class UnitOfWork:
             self._close(error)
 
     def _commit(self, result: object) -> None:
-        session = self.session
-        if not session.in_transaction():
+        session, rows = self.session, self._ledger.rows
+        if not rows and not session.in_transaction():
             return
         session.flush()
+        for write, of_this_writer in rows.items():
+            write(session, of_this_writer)
         session.load_expired(result)
         inquiry = None
         if self._wrote and self._resolver is not None and self._connection is not None:
