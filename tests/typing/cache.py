@@ -1,6 +1,6 @@
 """A cached function keeps its signature, and its extras share its parameters."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, assert_type
@@ -54,6 +54,18 @@ def varied(paint_id: int, trace: str = "") -> str | None:
     return trace or str(paint_id)
 
 
+@cache.cache_many(timeout=lambda value: 5, absent_timeout=1, tags=lambda key: (f"x:{key}",), copy="shallow")
+def prices(ids: Sequence[int]) -> Mapping[int, str]:
+    """Many keys."""
+    return {key: str(key) for key in ids}
+
+
+@cache.cache_many()
+async def aprices(ids: list[str]) -> dict[str, bytes]:
+    """Many keys, as a coroutine function."""
+    return dict.fromkeys(ids, b"")
+
+
 class Shelf:
     """Methods."""
 
@@ -91,6 +103,13 @@ def blocking() -> None:
     cache.of(paint).invalidate(1, page=2)
     as_callable: Callable[[int], str] = paint
     as_callable(1)
+    assert_type(prices({1, 2}), dict[int, str])
+    assert_type(prices.peek(1), str | None)
+    assert_type(prices.refresh(1), str | None)
+    prices.put("red", 1)
+    prices.invalidate(1)
+    assert_type(prices.info(), CacheInfo)
+    cache.invalidate(prices)
     cache.invalidate()
     cache.invalidate("paint_1")
     cache.invalidate(paint)
@@ -112,6 +131,9 @@ async def asynchronous() -> None:
     assert_type(await stock.explain("x"), Explanation)
     await stock.put(3, "x")
     await cache.ainvalidate("x")
+    assert_type(await aprices(["x"]), dict[str, bytes])
+    assert_type(await aprices.peek("x"), bytes | None)
+    await aprices.put(b"", "x")
     assert_type(await cache.of(Shelf().column).peek(1), bytes | None)
     assert_type(await Shelf().column(1), bytes)
     await cache.of(Shelf().column).invalidate(1)
@@ -128,5 +150,7 @@ def refused() -> None:
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(copy="all")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    prices(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    prices.put(3, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     CacheManager(policy=dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(steal=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from paintkit.cache.reports import CacheInfo, Explanation
     from paintkit.cache.store import Store
 
-__all__ = ["AsyncCached", "AsyncExtras", "Bind", "Cached", "Extras", "extras_of"]
+__all__ = ["AsyncCached", "AsyncExtras", "Bind", "Cached", "Caching", "Calls", "Extras", "extras_of"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -38,7 +38,7 @@ S = TypeVar("S")
 Bind = Callable[..., functools.partial[Any]]
 
 
-class _Calls:
+class Calls:
     """The calls of one cached function, or of one cached method of one object."""
 
     def __init__(self, loader: Loader, bind: Bind, receiver: tuple[object, ...] = ()) -> None:
@@ -118,7 +118,7 @@ class _Calls:
         )
 
 
-class Extras(_Calls, Generic[P, R]):
+class Extras(Calls, Generic[P, R]):
     """What else can be done with a cached function; the arguments are those of its calls."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -146,7 +146,7 @@ class Extras(_Calls, Generic[P, R]):
         return self._count()
 
 
-class AsyncExtras(_Calls, Generic[P, R]):
+class AsyncExtras(Calls, Generic[P, R]):
     """What else can be done with a cached `async def`; the arguments are those of its calls."""
 
     async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -263,3 +263,14 @@ class AsyncCached(Protocol[P, R]):
     def __get__(
         self: AsyncCached[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
     ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+
+
+class Caching(Protocol):
+    """Makes cached functions; what `CacheManager.cache_result` returns when it is called."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
+        self, fn: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCached[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Cached[P, R]: ...

@@ -104,8 +104,10 @@ class Flight:
 
     @property
     def stranded(self) -> bool:
-        """Whether it can never land, because its event loop was closed under it."""
-        return self._loop is not None and self._loop.is_closed()
+        """Whether it can never land, because an event loop was closed under it, or under what it waits for."""
+        if self._loop is not None and self._loop.is_closed():
+            return True
+        return bool(self._waits_for) and any(flight.stranded for flight in self._waits_for)
 
     @property
     def adrift(self) -> bool:
@@ -119,6 +121,11 @@ class Flight:
     def count(self, counters: Counters, seconds: float, *, failed: bool) -> None:
         """Count how it ended."""
         counters.count_load(seconds, failed=failed)
+
+    def follow(self, other: Flight) -> None:
+        """Note that this flight lands when another does: so whoever loads the other must not wait for this one."""
+        with _lock:
+            self._waits_for.append(other)
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import _arguments, backoff
 from paintkit._record import Record
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from paintkit.cache.memory import SharedEntry
     from paintkit.typing import Predicate
 
-__all__ = ["Confirmed", "Found", "Keeping", "KeptError", "Verdict"]
+__all__ = ["ABSENT", "Confirmed", "Found", "Keeping", "KeptError", "Verdict"]
+
+
+class _Absence(enum.Enum):
+    ABSENT = "absent"
+
+
+#: Stands in the place of the value of a key that has none.
+ABSENT: Final = _Absence.ABSENT
 
 
 class KeptError(Failure):

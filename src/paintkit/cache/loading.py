@@ -170,24 +170,35 @@ class Loader:
         runtime: Runtime,
     ) -> Any:
         """Return what this request has read before, else read it, and remember it if everybody may see it."""
-        unit = ambient.unit_of_work.get()
-        known = memo.find(call)
-        if known is not None and not self.store.is_dirty(known[0], unit):
-            call.table.section.counters.hits += 1
-            return known[1]
+        known = self.remembered(memo, call)
+        if known is not None:
+            return known.value
         changes = memo.changes
-        self._complete(call, later, label)
+        self.complete(call, later, label)
         with unremembered():
             served = self.look(call)
             value = served.unwrap() if served is not None else await self._get(call, later, label, runtime)
-        if served is not None or unit is None or not (unit.wrote or self.store.is_dirty(call, unit)):
-            memo.note(call, value, changes)
+        self.remember(memo, call, value, changes, everybodys=served is not None)
         return value
+
+    def remembered(self, memo: Memo, call: Entry) -> Success[Any] | None:
+        """Return what this request has read before, unless its open unit of work has changed that."""
+        known = memo.find(call)
+        if known is None or self.store.is_dirty(known[0], ambient.unit_of_work.get()):
+            return None
+        self.section.counters.hits += 1
+        return Success(known[1])
+
+    def remember(self, memo: Memo, call: Entry, value: Any, changes: int, *, everybodys: bool) -> None:
+        """Remember what this request has read, unless only its open unit of work may see it."""
+        unit = ambient.unit_of_work.get()
+        if everybodys or unit is None or not (unit.wrote or self.store.is_dirty(call, unit)):
+            memo.note(call, value, changes)
 
     async def _get(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
-        self._complete(call, later, label)
+        self.complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
             self.store.note_miss(call)
@@ -263,7 +274,7 @@ class Loader:
     async def _renew(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
     ) -> Any:
-        self._complete(call, later, label)
+        self.complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
             return (await self._load_inside(unit, call, later, runtime)).unwrap()
@@ -283,7 +294,7 @@ class Loader:
         self, call: Entry, later: functools.partial[Any], label: str | None, value: Any, runtime: Runtime
     ) -> None:
         """Store a value that somebody else has made."""
-        self._complete(call, later, label)
+        self.complete(call, later, label)
         shared = self.section.shared
         value = self.handed_out(value)
         if shared is None:
@@ -306,7 +317,7 @@ class Loader:
         """Tell what is known of a call."""
         from paintkit.cache.reports import Explanation  # what few programs ask for, none should pay for
 
-        self._complete(call, later, label)
+        self.complete(call, later, label)
         fresh = self.look(call, use=False) is not None
         entry, cause, loading = self.store.look_into(call)
         now = clock.now()
@@ -322,7 +333,7 @@ class Loader:
             loading=loading,
         )
 
-    def _complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
+    def complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
         call.labels = self._labels(later, label)
         if self.section.shared is not None:

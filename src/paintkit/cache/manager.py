@@ -5,20 +5,21 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Coroutine, Iterable
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
 
 from paintkit import _arguments
 from paintkit._runtime import drive
 from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
-from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Extras, extras_of
+from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Caching, Extras, extras_of
 from paintkit.cache.flights import ASYNCIO, BLOCKING
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
-from paintkit.cache.loading import Options, checked_tags
+from paintkit.cache.loading import Options
+from paintkit.cache.many import CachingMany, cached_many
 from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
+from paintkit.cache.options import but_absent, coherent, ignored, limit, tags_from, time_to_live, variables
 from paintkit.cache.removals import Removals
 from paintkit.cache.sharing import Sharing
 from paintkit.cache.store import Store
@@ -27,6 +28,8 @@ from paintkit.cache.weights import weights
 from paintkit.machines.freshness import Freshness
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
+
     from cachetools import Cache
 
     from paintkit.cache.copies import CopyPolicy
@@ -40,6 +43,8 @@ __all__ = ["CacheManager"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class _Absent(enum.Enum):
@@ -47,17 +52,6 @@ class _Absent(enum.Enum):
 
 
 _ABSENT: Final = _Absent.ABSENT
-
-
-class Caching(Protocol):
-    """Makes cached functions; what `CacheManager.cache_result` returns when it is called."""
-
-    @overload
-    def __call__(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
-        self, fn: Callable[P, Coroutine[Any, Any, R]], /
-    ) -> AsyncCached[P, R]: ...
-    @overload
-    def __call__(self, fn: Callable[P, R], /) -> Cached[P, R]: ...
 
 
 class CacheManager:
@@ -256,17 +250,17 @@ class CacheManager:
             if timeout is not _ABSENT:
                 key_func = timeout
             timeout = fn
-        chosen = self._timeout if timeout is _ABSENT else _time_to_live(timeout)
+        chosen = self._timeout if timeout is _ABSENT else time_to_live(timeout)
         if key_func is not None:
             _arguments.callback("key_func", key_func)
         options = Options(
             key_func=key_func,
-            ignore=_ignored(ignore, key_func),
-            vary=_variables(vary),
-            tags=_tags(tags),
+            ignore=ignored(ignore, key_func),
+            vary=variables(vary),
+            tags=tags_from(tags),
             copy=copier(copy),
             level2=_arguments.flag("level2", level2),
-            keeping=_coherent(
+            keeping=coherent(
                 Keeping(
                     timeout=chosen,
                     freshness=Freshness(
@@ -277,14 +271,82 @@ class CacheManager:
                     ),
                     errors=None if cache_errors is None else _arguments.errors("cache_errors", cache_errors),
                     error_timeout=_arguments.seconds("error_timeout", error_timeout, most=math.inf),
-                    loader_timeout=_limit("loader_timeout", loader_timeout),
-                    soft_timeout=_limit("soft_timeout", soft_timeout),
+                    loader_timeout=limit("loader_timeout", loader_timeout),
+                    soft_timeout=limit("soft_timeout", soft_timeout),
                 )
             ),
         )
         if bare:
             return cached(fn, self._store, options)
         return lambda function: cached(function, self._store, options)
+
+    def cache_many(
+        self,
+        *,
+        timeout: Seconds | Callable[[Any], Seconds | None] | _Absent | None = _ABSENT,
+        absent_timeout: Seconds = 10.0,
+        tags: Iterable[str] | Callable[[Any], Iterable[str]] | None = None,
+        vary: Iterable[ContextVar[Any]] = (),
+        jitter: float = 0.0,
+        copy: CopyPolicy = "share",
+    ) -> CachingMany:
+        """Decorate a function, `def` or `async def`, that loads the values of many keys at once.
+
+        It gets a list of keys and returns a mapping; a key that is not in it has no value, which is remembered, too. The
+        decorated function takes any iterable of keys and returns a dict of those that have a value, in the order asked. Keys
+        whose values are there are not loaded; those that somebody else is loading are waited for; the rest comes in one call.
+
+        The values are kept in memory only, also beside a second level. Its extras are those of `cache_result`, for one key: `fn.invalidate(key)`, `fn.put(value, key)` and so on.
+
+        Args:
+            timeout: The time to live of each value, as in `cache_result`.
+            absent_timeout: For how many seconds (>= 0) or which `timedelta` it is remembered that a key has no value; 0: not
+                at all.
+            tags: Names under which to invalidate, or a function of one key that returns them.
+            vary: Context variables that are part of the key.
+            jitter: The part of each time to live (0 to 1) that chance may take off.
+            copy: As in `cache_result`.
+
+        Raises:
+            TypeError: The function takes anything but one argument, or an argument is of the wrong kind. When called: the
+                function returns no mapping.
+            ValueError: An argument is out of range.
+
+        Example:
+            >>> cache = CacheManager()
+            >>> @cache.cache_many(tags=lambda sku: (f"sku:{sku}",))
+            ... def prices(skus: list[str]) -> dict[str, int]:
+            ...     print("loading", skus)
+            ...     return {sku: len(sku) for sku in skus if sku != "green"}
+            >>> prices(["red", "green"])
+            loading ['red', 'green']
+            {'red': 3}
+            >>> prices(["blue", "red", "green"])
+            loading ['blue']
+            {'blue': 4, 'red': 3}
+            >>> prices.invalidate("red")
+            >>> prices.peek("red") is None
+            True
+        """
+        chosen = self._timeout if timeout is _ABSENT else time_to_live(timeout)
+        if jitter and chosen is None:
+            raise ValueError("jitter has no effect on values that never expire: pass a timeout")
+        options = Options(
+            key_func=None,
+            ignore=frozenset(),
+            vary=variables(vary),
+            tags=tags_from(tags),
+            copy=copier(copy),
+            keeping=Keeping(
+                timeout=but_absent(
+                    chosen, _arguments.seconds("absent_timeout", absent_timeout, zero=True, most=math.inf)
+                ),
+                freshness=Freshness(jitter=_arguments.ratio("jitter", jitter, zero=True)),
+                errors=None,
+                error_timeout=0.0,
+            ),
+        )
+        return cast("CachingMany", lambda function: cached_many(function, self._store, options))
 
     @overload
     def of(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
@@ -467,57 +529,3 @@ def _sharing(level2: SharedLevel | None, store: Store, max_unverified: Any) -> S
         return None
     _arguments.having("level2", level2, "codec", "a second level, such as paintkit.redis.RedisLevel(url)")
     return Sharing(level2, store, longest)
-
-
-def _time_to_live(value: Any) -> float | Callable[[Any], Any] | None:
-    if callable(value):
-        chosen: Callable[[Any], Any] = value
-        return _arguments.callback("timeout", chosen)
-    return None if value is None else _arguments.seconds("timeout", value, most=math.inf)
-
-
-def _limit(name: str, value: Any) -> float | None:
-    return None if value is None else _arguments.seconds(name, value)
-
-
-def _coherent(keeping: Keeping) -> Keeping:
-    """Refuse options that would have no effect."""
-    freshness = keeping.freshness
-    for name in ("jitter", "early", "stale", "stale_on_error"):
-        if getattr(freshness, name) and keeping.timeout is None:
-            raise ValueError(f"{name} has no effect on values that never expire: pass a timeout")
-    soft_timeout, loader_timeout = keeping.soft_timeout, keeping.loader_timeout
-    if soft_timeout is not None and not keeping.freshness.stale_on_error:
-        raise ValueError("soft_timeout needs an old value to answer with: pass stale_on_error, too")
-    if soft_timeout is not None and loader_timeout is not None and soft_timeout >= loader_timeout:
-        raise ValueError(
-            f"soft_timeout ({soft_timeout:g}) has no effect unless it is shorter than loader_timeout ({loader_timeout:g})"
-        )
-    return keeping
-
-
-def _ignored(ignore: Any, key_func: object) -> frozenset[str]:
-    if isinstance(ignore, str) or not isinstance(ignore, Iterable):
-        raise TypeError(f"ignore must be a collection of names, not {ignore!r}; for one name write (name,)")
-    names = frozenset(_arguments.label("a name in ignore", name) for name in ignore)
-    if names and key_func is not None:
-        raise ValueError("ignore has no effect beside key_func, which makes the whole key: pass one of them")
-    return names
-
-
-def _variables(vary: Any) -> tuple[ContextVar[Any], ...]:
-    if not isinstance(vary, Iterable):
-        raise TypeError(
-            f"vary must be a collection of context variables, not {vary!r}; for one write (variable,)"
-        )
-    found = tuple(vary)
-    for variable in found:
-        if not isinstance(variable, ContextVar):
-            raise TypeError(f"vary must hold context variables (contextvars.ContextVar), not {variable!r}")
-    return found
-
-
-def _tags(tags: Any) -> tuple[str, ...] | Callable[..., Iterable[str]]:
-    if tags is None:
-        return ()
-    return _arguments.callback("tags", tags) if callable(tags) else checked_tags(tags)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +117,13 @@ def forget(store: Store, target: Target) -> None:
 @contextmanager
 def unremembered() -> Iterator[None]:
     """Run a block in which there is no memo."""
+    if _memos.get() is None:
+        yield
+        return
     token = _memos.set(None)
     try:
         yield
     finally:
-        _memos.reset(token)
+        # A coroutine that nobody finished is closed in whatever context the garbage collector runs: not ours to change.
+        with suppress(ValueError):
+            _memos.reset(token)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paintkit import observations
 from paintkit._locks import new_lock
-from paintkit.cache.keeping import KeptError
+from paintkit.cache.keeping import ABSENT, KeptError
 
 if TYPE_CHECKING:
     from paintkit.cache.memory import Entry
@@ -56,5 +56,5 @@ class Removals:
         if self._listener is not None:
             from paintkit.cache.reports import Removal  # what few programs ask for, none should pay for
 
-            kept = value.error if isinstance(value, KeptError) else value
+            kept = value.error if isinstance(value, KeptError) else None if value is ABSENT else value
             observations.notify(self._listener, Removal(function, key, kept, cause, hits))

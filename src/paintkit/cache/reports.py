@@ -142,7 +142,7 @@ class Removal(NamedTuple):
     Attributes:
         function: The function that it was a result of, by its full name.
         key: The arguments of the call, as the cache sees them.
-        value: What the function returned, or the error that it raised.
+        value: What the function returned, or the error that it raised; `None` for a key without a value.
         cause: Why it left: `"expired"`, `"evicted"`, `"invalidated"`, `"replaced"` by a newer one, or `"collected"` with the
             function or object that it belonged to.
         hits: How often it was used.

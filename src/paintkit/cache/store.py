@@ -211,8 +211,14 @@ class Store:
         with self.lock:
             call.table.section.counters.count_load(seconds, failed=failed)
 
-    def land(self, flight: Flight, landing: Landing) -> None:
-        """Take in what a flight brings, unless an invalidation took it out of the registry; then tell who waits for it."""
+    def land(self, flight: Flight, landing: Landing, *, counts: bool = True) -> None:
+        """Take in what a flight brings, unless an invalidation took it out of the registry; then tell who waits for it.
+
+        Args:
+            flight: It is under way.
+            landing: How it ends.
+            counts: Whether that is a load of its own in the statistics.
+        """
         now = clock.now()
         call = flight.call
         verdict = None
@@ -224,9 +230,12 @@ class Store:
                 if flight.closed:
                     return  # it took too long, and nobody waits for it any more
                 flight.closed = True
-                flight.count(
-                    call.table.section.counters, now - flight.started, failed=isinstance(landing, Failure)
-                )
+                if counts:
+                    flight.count(
+                        call.table.section.counters,
+                        now - flight.started,
+                        failed=isinstance(landing, Failure),
+                    )
                 if self._flights.get((call.table, call.key)) is flight:
                     del self._flights[call.table, call.key]
                     if verdict is not None:
@@ -235,7 +244,7 @@ class Store:
         finally:
             flight.land(landing)
         self._afterwards()
-        if isinstance(landing, Failure):
+        if counts and isinstance(landing, Failure):
             self.tell_failed(call, landing.error)
 
     def tell_failed(self, call: Entry, error: Exception) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, observations
 from paintkit._runtime import Failure, Success
-from paintkit.cache.keeping import Verdict
+from paintkit.cache.keeping import ABSENT, Verdict
 from paintkit.cache.values import estimate_size
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ class Weights:
         self._of: dict[Entry, int] = {}
 
     def judge(self, verdict: Verdict, function: str) -> Verdict:
-        """Weigh what is to be kept, if it is a value: an error weighs nothing. Runs the user's code: not under a lock.
+        """Weigh what is to be kept, if it is a value: an error and an absence weigh nothing. Runs the user's code: not under a lock.
 
         What a measure raises, or a result that is no weight, is a failed load.
         """
-        if verdict.timeout == 0.0 or not isinstance(verdict.outcome, Success):
+        outcome = verdict.outcome
+        if verdict.timeout == 0.0 or not isinstance(outcome, Success) or outcome.value is ABSENT:
             return verdict
         try:
-            weight = _arguments.settled("weigh", self._weigh(verdict.outcome.value))
+            weight = _arguments.settled("weigh", self._weigh(outcome.value))
             verdict.weight = _arguments.count("what weigh returns", weight, least=0)
         except Exception as error:  # noqa: BLE001 - the outcome is the value
             return Verdict(Failure(error), 0.0, verdict.seconds)
