@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Engine, String, create_engine, select, text
+from sqlalchemy import URL, Engine, String, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -119,6 +119,6 @@ class House:
             return list(connection.execute(query).scalars())
 
 
-def admin_engine(url: str) -> Engine:
+def admin_engine(url: str | URL) -> Engine:
     """Return an engine that creates and drops databases."""
     return create_engine(url, isolation_level="AUTOCOMMIT")

@@ -76,7 +76,14 @@ class Postgres:
         self._log = folder.with_suffix(".log")
         self._process: subprocess.Popen[bytes] | None = None
         self._run(
-            "initdb", "--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "-D", str(folder)
+            "initdb",
+            "--username=postgres",
+            "--auth=trust",
+            "--no-sync",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+            str(folder),
         )
         with (folder / "pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet trust\n")

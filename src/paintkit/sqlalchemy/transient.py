@@ -28,7 +28,7 @@ _UNKNOWN_OUTCOME_STATES: Final = ("08007", "40003")
 _TRANSIENT_MYSQL: Final = frozenset(
     {
         1020,  # the record has changed since it was read
-        1040, 1203,  # too many connections
+        1040, 1203, 1226,  # too many connections, of all or of this user
         1053, 1927,  # the server shuts down, the connection was killed
         1158, 1159, 1160, 1161,  # the network failed
         1205, 1213,  # lock wait timeout, deadlock
@@ -37,6 +37,8 @@ _TRANSIENT_MYSQL: Final = frozenset(
     }
 )  # fmt: skip
 
+_MYSQL_DRIVERS: Final = frozenset({"pymysql", "MySQLdb", "mysql", "mariadb", "asyncmy", "aiomysql"})
+
 _TRANSIENT_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 # libpq gives no SQLSTATE for what happens before a session exists, only words.
@@ -44,7 +46,7 @@ _TRANSIENT_WORDS: Final = re.compile(
     r"connection refused|connection reset|connection timed out|connection timeout|timeout expired|broken pipe"
     r"|could not receive data|could not send data|server closed the connection|closed unexpectedly"
     r"|connection (already )?closed|connection is (closed|lost|bad)|the connection is closed|terminating connection"
-    r"|starting up|shutting down|recovery mode|not yet accepting connections|too many clients|remaining connection slots"
+    r"|starting up|shutting down|recovery mode|not yet accepting connections|too many (clients|connections)|remaining connection slots"
     r"|network is unreachable|no route to host|temporary failure in name resolution",
     re.IGNORECASE,
 )
@@ -97,10 +99,14 @@ def _verdict(error: BaseException) -> bool | None:
         return None if isinstance(error, UnexpectedRollbackError) else False
     if isinstance(error, sa_exc.DBAPIError):
         return True if error.connection_invalidated else None
+    module = type(error).__module__.partition(".")[0]
+    if module in _MYSQL_DRIVERS:
+        # By number: what the server means by SQLSTATE HY000 is anything from a lock to a missing column.
+        return bool(error.args) and error.args[0] in _TRANSIENT_MYSQL
     state = _sqlstate(error)
     if state is not None:
         return state in _TRANSIENT_STATES
-    return _by_driver(error)
+    return _by_driver(error, module)
 
 
 def _sqlstate(error: BaseException) -> str | None:
@@ -109,14 +115,11 @@ def _sqlstate(error: BaseException) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def _by_driver(error: BaseException) -> bool | None:
+def _by_driver(error: BaseException, module: str) -> bool | None:
     if isinstance(error, sqlite3.Error):
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_SQLITE
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    module = type(error).__module__.partition(".")[0]
-    if module in {"pymysql", "MySQLdb", "mysql", "mariadb", "asyncmy"}:
-        return bool(error.args) and error.args[0] in _TRANSIENT_MYSQL
     if module in {"psycopg", "psycopg2", "asyncpg"}:
         return _TRANSIENT_WORDS.search(str(error)) is not None
     return None
