@@ -118,6 +118,14 @@ class Postgres:
             self._process.wait(PATIENCE)
             self._process = None
 
+    def kill_backend(self) -> None:
+        """Kill a process that serves a client, one at work if there is any: the whole cluster starts anew."""
+        ((victim,),) = self.ask(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            " ORDER BY state = 'active' DESC LIMIT 1"
+        )
+        os.kill(int(str(victim)), signal.SIGKILL)
+
     def answers(self) -> bool:
         """Whether it answers now."""
         try:
