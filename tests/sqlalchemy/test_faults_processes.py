@@ -1,0 +1,127 @@
+"""An engine that was used before a fork: parent and children each have connections of their own, in a real gunicorn, too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.sqlalchemy import servers
+
+WORKERS = 2
+
+#: The application: used at import, so before gunicorn forks, then by every worker, and by the master when all is over.
+APPLICATION = """
+import json, os
+from sqlalchemy import text
+from paintkit.sqlalchemy import DatabaseConnectionManager
+from paintkit.sqlalchemy import manager
+
+db = DatabaseConnectionManager(os.environ["TARGET"])
+
+@db.with_database_session
+def who():
+    return [os.getpid(), db.session.scalar(text("SELECT pg_backend_pid()"))]
+
+FIRST = who()
+if os.environ["MUTANT"] == "1":
+    manager.managers.clear()  # nobody tells the children
+
+def application(environ, start_response):
+    body = json.dumps([who() for _ in range(3)]).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+"""
+
+CONFIGURATION = """
+import json
+
+preload_app = True
+workers = {workers}
+bind = "127.0.0.1:{port}"
+control_socket_disable = True
+graceful_timeout = 5
+
+def on_exit(server):
+    import studio_fork
+    print("MASTER", json.dumps([studio_fork.FIRST, studio_fork.who()]), flush=True)
+"""
+
+
+@contextmanager
+def gunicorn(folder: Path, url: str, *, mutant: bool) -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
+    """Run the application with preloading."""
+    port = servers.spare_port()
+    (folder / "studio_fork.py").write_text(APPLICATION)
+    (folder / "settings.py").write_text(CONFIGURATION.format(workers=1 if mutant else WORKERS, port=port))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "settings.py", "studio_fork:application"],
+        cwd=folder,
+        env=os.environ
+        | {
+            "TARGET": url,
+            "MUTANT": str(int(mutant)),
+            "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(port: int) -> list[list[int]]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+        return json.load(answer)
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(ask(port))
+    except OSError:
+        return False
+
+
+def faults(folder: Path, url: str, *, mutant: bool) -> list[str]:
+    """Ask until every worker has answered, and then the master; return what is wrong with their connections."""
+    seen: dict[int, set[int]] = {}
+    with gunicorn(folder, url, mutant=mutant) as (port, process):
+        servers.until(lambda: process.poll() is not None or answers(port))
+        due = time.monotonic() + servers.PATIENCE
+        while len(seen) < (1 if mutant else WORKERS):
+            assert time.monotonic() < due, "not every worker answers"
+            for worker, backend in ask(port):
+                seen.setdefault(worker, set()).add(backend)
+        process.send_signal(signal.SIGTERM)
+        told, problems = process.communicate(timeout=30)
+    lines = [line for line in told.splitlines() if line.startswith("MASTER")]
+    if not lines:
+        return [f"the master's connection is gone: {problems[-2000:]}"]
+    before, after = json.loads(lines[0].removeprefix("MASTER "))
+    found = [] if before == after else [f"the master had {before} and has {after}"]
+    used = [backend for backends in seen.values() for backend in backends] + [before[1]]
+    if len(used) != len(set(used)):
+        found.append(f"processes share a connection of the server: {seen} and {before}")
+    if any(len(backends) > 1 for backends in seen.values()):
+        found.append(f"a worker lost its connection: {seen}")
+    return found
+
+
+def test_gunicorn_with_preloading(shared_postgres: str, tmp_path: Path) -> None:
+    """Two workers and their master each have a connection of their own, and keep it; the master's outlives the workers."""
+    assert [] == faults(tmp_path, shared_postgres, mutant=False)
+
+
+def test_the_test_above_notices_a_shared_connection(shared_postgres: str, tmp_path: Path) -> None:
+    """Without the hook at the fork a worker uses its master's connection: the mutant of the test above."""
+    found = faults(tmp_path, shared_postgres, mutant=True)
+    assert any("share a connection" in one or "master's connection is gone" in one for one in found)
