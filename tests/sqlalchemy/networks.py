@@ -21,7 +21,7 @@ class Network:
         #: The address of the host within; ours is the other.
         self.host, self._ours = f"{prefix}.2", f"{prefix}.1"
         #: What a command begins with, to run on the host within.
-        self.inside = [ip, "netns", "exec", self._name]
+        self.inside = ["nsenter", f"--net=/run/netns/{self._name}"]
 
     def vanish(self) -> None:
         """Let the host within answer nothing more, not even that packets have arrived."""
