@@ -25,6 +25,7 @@ from paintkit import (
 )
 from paintkit.monitor.exposition import prometheus_name
 from paintkit.monitor.logging import log_observations
+from paintkit.redis import RedisStreams
 from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, PoolConfig, query_guard
 from paintkit.telemetry import Metric
 
@@ -44,6 +45,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("cache.md", [CacheManager, CacheManager.cache_result]),
     ("batching.md", [RequestBatcher]),
     ("monitoring.md", [log_observations]),
+    ("redis-streams.md", [RedisStreams]),
     ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard]),
 ]
 

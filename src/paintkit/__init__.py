@@ -41,6 +41,9 @@ if TYPE_CHECKING:
         DeadlineExceededError as DeadlineExceededError,
     )
     from paintkit.errors import (
+        EventNotSentError as EventNotSentError,
+    )
+    from paintkit.errors import (
         IdempotencyKeyReusedError as IdempotencyKeyReusedError,
     )
     from paintkit.errors import (
@@ -120,6 +123,7 @@ _HOMES = {
         "CommitOutcomeUnknownError",
         "ComponentCycleError",
         "DeadlineExceededError",
+        "EventNotSentError",
         "IdempotencyKeyReusedError",
         "NoUnitOfWorkError",
         "PaintkitError",

@@ -16,6 +16,7 @@ PaintkitError
 ├── QueryGuardError                  more statements ran than a guard allows, or one for each row
 ├── BatcherClosedError               (RuntimeError) a request came after `close()`
 ├── BatchReplyError                  a batch function broke its contract
+├── EventNotSentError                (ConnectionError) a transport did not take an event
 ├── UnknownComponentError            (LookupError) no component has that name
 └── ComponentCycleError              (RuntimeError) components need each other in a circle
 ```
@@ -38,6 +39,7 @@ __all__ = [
     "CommitOutcomeUnknownError",
     "ComponentCycleError",
     "DeadlineExceededError",
+    "EventNotSentError",
     "IdempotencyKeyReusedError",
     "NoUnitOfWorkError",
     "PaintkitError",
@@ -190,6 +192,31 @@ class BatcherClosedError(PaintkitError, RuntimeError):
 
 class BatchReplyError(PaintkitError):
     """A batch function replied with something other than one result for each request."""
+
+
+class EventNotSentError(PaintkitError, ConnectionError):
+    """A transport did not take an event: publish it again later, or through an outbox.
+
+    Args:
+        transport: The name of the transport.
+        event_type: The type of the event.
+        event_id: Its id, by which it is known should it arrive all the same.
+        detail: Why.
+    """
+
+    def __init__(self, transport: str, event_type: str, event_id: str, detail: str) -> None:
+        super().__init__(transport, event_type, event_id, detail)
+        #: The name of the transport.
+        self.transport = transport
+        #: The type of the event.
+        self.event_type = event_type
+        #: The id of the event.
+        self.event_id = event_id
+        #: Why it was not sent.
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.transport!r} did not take {self.event_type!r} ({self.event_id}): {self.detail}"
 
 
 class UnknownComponentError(PaintkitError, LookupError):

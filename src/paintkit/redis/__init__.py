@@ -8,10 +8,16 @@ if TYPE_CHECKING:
     from paintkit.redis.breaker_state import RedisBreakerState as RedisBreakerState
     from paintkit.redis.level import RedisLevel as RedisLevel
     from paintkit.redis.limits import RedisLimits as RedisLimits
+    from paintkit.redis.transport import RedisStreams as RedisStreams
 
-_HOMES = {"RedisBreakerState": "breaker_state", "RedisLevel": "level", "RedisLimits": "limits"}
+_HOMES = {
+    "RedisBreakerState": "breaker_state",
+    "RedisLevel": "level",
+    "RedisLimits": "limits",
+    "RedisStreams": "transport",
+}
 
-__all__ = ["RedisBreakerState", "RedisLevel", "RedisLimits"]
+__all__ = ["RedisBreakerState", "RedisLevel", "RedisLimits", "RedisStreams"]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from paintkit.testing.simulation import SimulatedOutageError as SimulatedOutageError
     from paintkit.testing.simulation import Simulation as Simulation
     from paintkit.testing.simulation import simulate as simulate
+    from paintkit.testing.transports import TransportContract as TransportContract
 
 _HOMES = {
     "CacheLevelContract": "contracts",
@@ -44,6 +45,7 @@ _HOMES = {
     "simulate": "simulation",
     "Simulation": "simulation",
     "SimulatedOutageError": "simulation",
+    "TransportContract": "transports",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "ScriptedAsync",
     "SimulatedOutageError",
     "Simulation",
+    "TransportContract",
     "ascripted",
     "assert_loads",
     "mutation_guard",
