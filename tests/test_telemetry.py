@@ -27,9 +27,11 @@ from paintkit import (
 )
 from paintkit.errors import BulkheadFullError, CallTimeoutError, CircuitOpenError, DeadlineExceededError
 from paintkit.monitor.gathering import gather
+from paintkit.redis import RedisLevel
 from paintkit.sqlalchemy import DatabaseConnectionManager
 from paintkit.telemetry import Source, Table
 from paintkit.testing import FakeClock
+from paintkit.testing.levels import FakeLevel, FakeServer
 
 
 def told(*sources: Source) -> dict[tuple[str, ...], float]:
@@ -92,9 +94,10 @@ def test_a_key_without_a_statistic_is_noticed():
 
 
 def test_every_table_is_held_to_account():
-    """A new primitive comes into the list above; pools have a test of their own."""
+    """A new primitive comes into the list above; pools and second levels have tests of their own."""
     assert {id(table) for table in _catalogue.TABLES} == {
         id(_catalogue.POOL),
+        id(_catalogue.LEVEL),
         *(id(table) for table, _ in PRIMITIVES),
     }
 
@@ -206,3 +209,28 @@ def test_a_pool_tells_its_connections_under_opentelemetrys_names(tmp_path):
     assert 0 == numbers["db.client.connection.timeouts", "studio.db"]
     assert 1 == numbers["db.client.connection.create_time", "studio.db"]["count"]
     db.close()
+
+
+def test_a_second_level_is_told_once_by_all_its_caches():
+    """All of the catalogue, and its circuit breaker; nothing is connected for it."""
+    level = RedisLevel("redis://127.0.0.1:1")
+    caches = CacheManager("paints", level2=level), CacheManager("brands", level2=level)
+    numbers = told(*caches)
+    assert {(entry.name, "redis") for entry in _catalogue.LEVEL.entries} <= numbers.keys()
+    assert 1 == numbers["paintkit.circuit_breaker.state", "redis level", "closed"]
+    level.close()
+
+
+def test_a_hit_of_the_second_level_is_told_apart():
+    """It is a miss in memory, and no load."""
+    server = FakeServer()
+    first, second = (CacheManager("paints", level2=FakeLevel(server)) for _ in range(2))
+
+    def load(number: int) -> int:
+        return -number
+
+    assert [-1, -1] == [cache.cache_result()(load)(1) for cache in (first, second)]
+    numbers = told(second)
+    assert 1 == numbers["paintkit.cache.hits", "paints", "level2"]
+    assert 1 == numbers["paintkit.cache.misses", "paints", "never"]
+    assert 0 == numbers["paintkit.cache.loads", "paints"]

@@ -17,6 +17,7 @@ __all__ = [
     "DEADLINE",
     "FALLBACK",
     "HEDGE",
+    "LEVEL",
     "MONITOR",
     "POOL",
     "RATE_LIMIT",
@@ -79,16 +80,18 @@ FALLBACK: Final = Table(
 )
 
 _HITS: Final = ("paintkit.cache.hits", "counter", "{call}", "Calls answered with a fresh value, by level.")
-_MISSES: Final = ("paintkit.cache.misses", "counter", "{call}", "Calls that found none, by cause.")
+_MISSES: Final = ("paintkit.cache.misses", "counter", "{call}", "Calls that found none in memory, by cause.")
 CACHE: Final = Table(
     "cache",
     Entry("entries", "paintkit.cache.entries", "gauge", "{entry}", "Entries held."),
     Entry("estimated_size", "paintkit.cache.estimated_size", "gauge", "By", "Estimated size of the values."),
     Entry("hits", *_HITS, {"level": "memory"}),
+    Entry("level2_hits", *_HITS, {"level": "level2"}),
     Entry("never", *_MISSES, {"cause": "never"}),
     Entry("expired", *_MISSES, {"cause": "expired"}),
     Entry("invalidated", *_MISSES, {"cause": "invalidated"}),
     Entry("evicted", *_MISSES, {"cause": "evicted"}),
+    Entry("unverified", *_MISSES, {"cause": "unverified"}),
     Entry("stale", "paintkit.cache.stale", "counter", "{call}", "Calls answered with an old value."),
     Entry("joined", "paintkit.cache.joined", "counter", "{call}", "Misses that waited for another's load."),
     Entry("loads", "paintkit.cache.loads", "counter", "{load}", "Loads that returned or raised."),
@@ -99,6 +102,22 @@ CACHE: Final = Table(
     Entry("weight", "paintkit.cache.weight", "gauge", "", "Weight of the values, where they are weighed."),
     Entry("too_heavy", "paintkit.cache.too_heavy", "counter", "{entry}", "Values too heavy to be kept."),
     Entry("invalidations", "paintkit.cache.invalidations", "counter", "", "Invalidations that took effect."),
+)
+
+LEVEL: Final = Table(
+    "level",
+    Entry("looks", "paintkit.cache.level.looks", "counter", "{call}", "Questions to the second level."),
+    Entry("hits", "paintkit.cache.level.hits", "counter", "{call}", "Questions that it had the answer to."),
+    Entry("fills", "paintkit.cache.level.fills", "counter", "{entry}", "Values that it has taken."),
+    Entry(
+        "refused", "paintkit.cache.level.refused", "counter", "{entry}", "Values that came too late for it."
+    ),
+    Entry("drops", "paintkit.cache.level.drops", "counter", "", "Invalidations that it was told of."),
+    Entry("errors", "paintkit.cache.level.errors", "counter", "", "Commands that failed."),
+    Entry(
+        "bytes_read", "paintkit.cache.level.read", "counter", "By", "Size of the values that came from it."
+    ),
+    Entry("bytes_written", "paintkit.cache.level.written", "counter", "By", "Size of those that went there."),
 )
 
 _CONNECTION: Final = "db.client.connection"
@@ -169,6 +188,7 @@ TABLES: Final = (
     HEDGE,
     FALLBACK,
     CACHE,
+    LEVEL,
     POOL,
     BUS,
     BATCHER,

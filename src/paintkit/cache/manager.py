@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from paintkit.cache.levels import SharedLevel
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.reports import CacheStats, Removal
-    from paintkit.telemetry import Metric
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Seconds
 
 __all__ = ["CacheManager"]
@@ -483,13 +483,17 @@ class CacheManager:
             "too_heavy": 0 if weighed is None else weighed.refused,
         }
 
-    def telemetry(self) -> Iterable[Metric]:
-        """Return the totals, for exporters; see `paintkit.telemetry`."""
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return the totals, for exporters, and the second level; see `paintkit.telemetry`."""
         from paintkit import _catalogue
+        from paintkit.telemetry import Source
 
         stats = self.get_stats()
-        never = stats["misses"] - stats["expired"] - stats["invalidated"] - stats["evicted"]
-        return _catalogue.CACHE.read(self.name, {**stats, "never": never})
+        known = stats["expired"] + stats["invalidated"] + stats["evicted"] + stats["unverified"]
+        yield from _catalogue.CACHE.read(self.name, {**stats, "never": stats["misses"] - known})
+        sharing = self._store.sharing
+        if sharing is not None and isinstance(sharing.level, Source):
+            yield sharing.level
 
     def __repr__(self) -> str:
         return (

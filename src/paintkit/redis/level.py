@@ -6,7 +6,7 @@ What one process has loaded the others need not load, and what one has invalidat
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary, finalize
 
@@ -27,6 +27,7 @@ from paintkit.redis.revival import revive_in_children
 if TYPE_CHECKING:
     from paintkit.cache.levels import Codec, Listener, Membership
     from paintkit.redis.wire import Command
+    from paintkit.telemetry import Metric, Source
     from paintkit.typing import AnyCallable
 
 __all__ = ["RedisLevel"]
@@ -152,6 +153,13 @@ class RedisLevel:
         """Return totals: looks, hits, fills, refused fills, drops, errors, bytes; what was rejected or not stored, by reason."""
         none = dict.fromkeys(_COUNTED, 0.0)
         return none | {name: total for name, total in self._counts.totals().items() if ":" not in name}
+
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return the totals, for exporters, and the circuit breaker in front of the server; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        yield from _catalogue.LEVEL.read(self.name, self.stats())
+        yield self._breaker
 
     def close(self) -> None:
         """Let go of connections and the thread; the caches go on in memory."""
