@@ -2,6 +2,8 @@
 
 import os
 import sys
+import time
+from pathlib import Path
 
 from paintkit import PerformanceMonitor
 from paintkit.monitor.gathering import gather
@@ -32,7 +34,7 @@ def main(folder):
     monitor = PerformanceMonitor()
     workers = Workers(folder, monitor, Jobs(), interval=3600.0)
     commands = {
-        "start": workers.start,
+        "start": lambda: start(workers, folder),
         "write": workers.write,
         "record": lambda: monitor.record("mix", 0.25),
         "sum": lambda: numbers(workers),
@@ -42,6 +44,13 @@ def main(folder):
     for line in sys.stdin:
         sys.stdout.write(f"{commands[line.strip()]() or 'done'}\n")
         sys.stdout.flush()
+
+
+def start(workers, folder):
+    """Start, and wait until the thread has written for the only time: what follows is in the hands of the test."""
+    workers.start()
+    while not list(Path(folder).glob(f"{os.getpid()}-*.json")):
+        time.sleep(0.001)
 
 
 def fork(workers, monitor):
