@@ -20,8 +20,8 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from paintkit._record import Record
 
 __all__ = [
     "FRONT",
@@ -67,7 +67,7 @@ class Rejected(ValueError):  # noqa: N818 - a verdict on a value, never an error
         self.reason = reason
 
 
-class Front(Record):
+class Front(NamedTuple):
     """What comes before the payload.
 
     Attributes:
@@ -89,7 +89,7 @@ class Front(Record):
 
 def call_digest(canonical: bytes) -> bytes:
     """Return the digest of a call's exact form."""
-    return hashlib.sha256(canonical).digest()[:16]
+    return hashlib.blake2b(canonical, digest_size=16, person=b"envelope").digest()
 
 
 def lease() -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from paintkit._locks import new_lock
-from paintkit._record import Record
 from paintkit._runtime import Success
 from paintkit.cache.levels import SAME, Codec, Place, Sight
 from paintkit.errors import RejectedError
@@ -40,6 +39,13 @@ class Counts:
     def __init__(self) -> None:
         self._lock = new_lock()  # guards the totals
         self._totals: dict[str, float] = {}
+        # What every hit counts, without a lock: a race may lose one.
+        self.looks = self._hits = self._bytes_read = 0
+
+    def note_hit(self, size: int) -> None:
+        """Count a value of so many bytes that was found."""
+        self._hits += 1
+        self._bytes_read += size
 
     def add(self, name: str, more: float = 1.0) -> bool:
         """Count; return whether it was the first time."""
@@ -51,15 +57,8 @@ class Counts:
     def totals(self) -> dict[str, float]:
         """Return all."""
         with self._lock:
-            return dict(self._totals)
-
-
-class _Found(Record):
-    """What stands at a place as a value: its version, its bytes (or only the front), and for how many seconds."""
-
-    version: bytes
-    data: bytes
-    stands: float
+            quick = {"looks": self.looks, "hits": self._hits, "bytes_read": self._bytes_read}
+            return {**self._totals, **{name: float(total) for name, total in quick.items()}}
 
 
 class LevelPort:
@@ -101,19 +100,18 @@ class LevelPort:
         # As long as the server has not been told what was invalidated here, it may show just that.
         if not self._ready() or self._kept:
             return Sight(None)
-        self._counts.add("looks")
+        self._counts.looks += 1
         try:
             reply = await self._run(self._names, self._commands.look(self._names, place, known))
         except (*AWAY, RejectedError) as error:
             self._miss(error)
             return Sight(None)
-        first, second, *size = reply
-        if isinstance(second, int):
-            found = _Found(version=first[:VERSION], data=first, stands=second / 1000)
-            return self._read(place, codec, found, is_known=found.version == known)
+        if len(reply) == 2 and reply[1].__class__ is int:
+            return self._read(place, codec, reply, known)
+        version, tokens, *size = reply
         if size:
             self._reject("too_large" if size[0] > 0 else "malformed", place)
-        return Sight(first, split_tokens(second))
+        return Sight(version, split_tokens(tokens))
 
     async def fill(
         self,
@@ -169,13 +167,13 @@ class LevelPort:
             self._kept.keep(told)
             raise
 
-    def _read(self, place: Place, codec: Codec, found: _Found, *, is_known: bool) -> Sight:
-        """Make a sight of what stands there."""
-        data = found.data
-        tokens = split_tokens(data[FRONT : FRONT + TOKEN * len(place.marks)])  # the server has compared them
+    def _read(self, place: Place, codec: Codec, reply: tuple[bytes, int], known: bytes | None) -> Sight:
+        """Make a sight of what stands there as a value, and for how many milliseconds."""
+        data, milliseconds = reply
+        version = data[:VERSION]
         value: Any = SAME
         try:
-            if is_known:
+            if version == known:
                 front = envelope.read_front(data, place.canonical)
             else:
                 address = self._names.place(place.key)
@@ -183,13 +181,13 @@ class LevelPort:
                 value = Success(codec.decode(payload))
         except ValueError as error:
             self._reject(error.reason if isinstance(error, Rejected) else "undecodable", place)
-            return Sight(found.version, tokens)
-        left = min(found.stands - front.grace, LONGEST)
+            tokens = data[FRONT : FRONT + TOKEN * len(place.marks)]  # the server has compared them
+            return Sight(version, split_tokens(tokens))
+        left = min(milliseconds / 1000 - front.grace, LONGEST)
         if left <= 0:
-            return Sight(found.version, tokens)
-        self._counts.add("hits")
-        self._counts.add("bytes_read", len(data))
-        return Sight(found.version, tokens, value, fresh=left - front.stale, left=left, seconds=front.seconds)
+            return Sight(version, front.tokens)
+        self._counts.note_hit(len(data))
+        return Sight(version, front.tokens, value, fresh=left - front.stale, left=left, seconds=front.seconds)
 
     def _sealed(self, place: Place, codec: Codec, front: Front, value: object) -> bytes | None:
         """Return the envelope of a value, unless it is unfit for one."""
