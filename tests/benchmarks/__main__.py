@@ -41,6 +41,9 @@ def main(arguments: list[str]) -> None:
 def _calls(row: Row, rounds: int) -> Iterator[str]:
     entries = (row.ours, *row.rivals, *filter(None, [row.baseline]))
     packages = {entry.name: entry.package for entry in entries}
+    if row.server and not course.answers(row.server):
+        yield _LINE(name=row.server, time="missing", ratio="", spread="", verdict="")
+        return
     with asyncio.Runner() as runner:
         # Laps of several threads are longer, and need fewer rounds.
         standings = race(course.lanes(row, runner), rounds if row.threads == 1 else max(2, rounds // 8))

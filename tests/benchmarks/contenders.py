@@ -4,10 +4,12 @@ Each function takes what is to be protected and returns it protected. Libraries 
 be missing. Where a rival does less than the row asks, its label in `rows.py` says so.
 """
 
+import atexit
 import functools
 import inspect
 import itertools
 import threading
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -291,6 +293,123 @@ def nopanic_hit(fn: Fn) -> Fn:
     import nopanic
 
     return nopanic.cache(ttl=TTL, maxsize=SIZE)(fn)
+
+
+# A cache on Redis -----------------------------------------------------------------------------------------------------
+#
+# Every call goes to the server, on this machine: whoever has a memory of its own has it emptied.
+
+
+@functools.cache
+def _redis() -> tuple[str, str]:
+    """Return where Redis is, and a prefix for this run, whose keys are removed at the end."""
+    import redis
+
+    from tests import services
+
+    url, prefix = services.place("redis"), f"paintkit-bench-{uuid.uuid4().hex}"
+
+    def clean() -> None:
+        with redis.Redis.from_url(url) as client:
+            for key in client.scan_iter(f"{prefix}*"):
+                client.delete(key)
+
+    atexit.register(clean)
+    return url, prefix
+
+
+def redis_get(fn: Fn) -> Fn:
+    """Ask for one key, and do nothing with the answer: what a hit is compared with."""
+    import redis
+
+    url, prefix = _redis()
+    client = redis.Redis.from_url(url)
+
+    def call(number: int) -> Any:
+        client.get(prefix)
+        return fn(number)
+
+    return call
+
+
+def redis_get_async(fn: Fn) -> Fn:
+    import redis.asyncio
+
+    url, prefix = _redis()
+    client = redis.asyncio.Redis.from_url(url)
+
+    async def call(number: int) -> Any:
+        await client.get(prefix)
+        return await fn(number)
+
+    return call
+
+
+def level2_hit(fn: Fn) -> Fn:
+    import paintkit
+    from paintkit.redis import RedisLevel
+
+    url, prefix = _redis()
+    level = RedisLevel(url, prefix=f"{prefix}-{uuid.uuid4().hex}", timeout=5.0)
+    atexit.register(level.close)
+    cache = paintkit.CacheManager("bench", maxsize=SIZE, level2=level)
+    cached = cache.cache_result(timeout=TTL, tags=lambda number: (f"number:{number}",))(fn)
+    store = cache._store
+
+    def empty() -> None:
+        for section in store._sections:
+            for table in section.tables():
+                table.entries.clear()
+
+    if inspect.iscoroutinefunction(fn):
+
+        async def acall(number: int) -> Any:
+            empty()
+            return await cached(number)
+
+        return acall
+
+    def call(number: int) -> Any:
+        empty()
+        return cached(number)
+
+    return call
+
+
+def dogpile_hit(fn: Fn) -> Fn:
+    from dogpile.cache import make_region
+
+    url, prefix = _redis()
+    region = make_region(key_mangler=f"{prefix}-{uuid.uuid4().hex}:".__add__)
+    region.configure("dogpile.cache.redis", expiration_time=TTL, arguments={"url": url})
+    return region.cache_on_arguments()(fn)  # type: ignore[no-any-return]
+
+
+def cashews_hit(fn: Fn) -> Fn:
+    from cashews import Cache
+
+    url, prefix = _redis()
+    cache = Cache()
+    cache.setup(url)
+    return cache(ttl=TTL, prefix=f"{prefix}-{uuid.uuid4().hex}")(fn)  # type: ignore[no-any-return]
+
+
+def aiocache_hit(fn: Fn) -> Fn:
+    from urllib.parse import urlsplit
+
+    from aiocache import RedisCache, cached
+    from aiocache.serializers import JsonSerializer
+
+    url, prefix = _redis()
+    place = urlsplit(url)
+    return cached(  # type: ignore[no-any-return]
+        ttl=TTL,
+        cache=RedisCache,
+        serializer=JsonSerializer(),
+        namespace=f"{prefix}-{uuid.uuid4().hex}",
+        endpoint=place.hostname,
+        port=place.port or 6379,
+    )(fn)
 
 
 # Database -----------------------------------------------------------------------------------------------------------

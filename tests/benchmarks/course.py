@@ -5,11 +5,15 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests import services
 from tests.benchmarks.race import (
     ARGUMENT,
     Lane,
@@ -39,8 +43,19 @@ def version(package: str) -> str | None:
         return None
 
 
+def answers(server: str) -> bool:
+    """Whether a service is there to take part."""
+    try:
+        services.place(server)
+    except (pytest.skip.Exception, pytest.fail.Exception):
+        return False
+    return True
+
+
 def lanes(row: Row, runner: asyncio.Runner, timer: Timer | None = None) -> list[Lane]:
     """Return the baseline, ours, and those rivals that are installed."""
+    if row.server:
+        timer = timer or time.perf_counter
     timing = {} if timer is None else {"timer": timer}
 
     def lane(name: str, protect: Callable[..., Any], *, hit: bool) -> Lane:

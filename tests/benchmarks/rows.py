@@ -40,6 +40,7 @@ class Row(NamedTuple):
         hit: Whether the function below must not be reached any more once a first call has come back.
         threads: How many threads call at once.
         baseline: What the ratios are to, in place of the bare wrapper.
+        server: The service that takes part; then real time counts, not the processor's for us.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     hit: bool = False
     threads: int = 1
     baseline: Entry | None = None
+    server: str = ""
 
 
 class ImportRow(NamedTuple):
@@ -216,6 +218,28 @@ ROWS: tuple[Row | ImportRow, ...] = (
     ),
     # A microsecond beyond the call, by a bare wrapper of 120 ns.
     Row("measure, def", 9.0, Entry("paintkit", by.measure), ()),
+    Row(
+        "cache hit in Redis, def",
+        1.3,
+        Entry("paintkit", by.level2_hit),
+        (Entry("dogpile.cache", by.dogpile_hit, "unsigned pickle, no tags"),),
+        hit=True,
+        baseline=Entry("redis", by.redis_get, "GET"),
+        server="redis",
+    ),
+    Row(
+        "cache hit in Redis, async def",
+        1.3,
+        Entry("paintkit", by.level2_hit),
+        (
+            Entry("cashews", by.cashews_hit, "unsigned pickle, no tags"),
+            Entry("aiocache", by.aiocache_hit, "JSON, no tags"),
+        ),
+        asynchronous=True,
+        hit=True,
+        baseline=Entry("redis", by.redis_get_async, "GET"),
+        server="redis",
+    ),
     ImportRow(
         "import in a fresh process",
         0.7,
