@@ -25,7 +25,7 @@ from paintkit import (
 )
 from paintkit.monitor.exposition import prometheus_name
 from paintkit.monitor.logging import log_observations
-from paintkit.redis import RedisStreams
+from paintkit.redis import RedisLevel, RedisStreams
 from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, PoolConfig, query_guard
 from paintkit.telemetry import Metric
 
@@ -42,7 +42,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("fallback.md", [fallback]),
     ("hedge.md", [hedge]),
     ("retry-budget.md", [RetryBudget]),
-    ("cache.md", [CacheManager, CacheManager.cache_result]),
+    ("cache.md", [CacheManager, CacheManager.cache_result, RedisLevel]),
     ("batching.md", [RequestBatcher]),
     ("monitoring.md", [log_observations]),
     ("redis-streams.md", [RedisStreams]),

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from tests.benchmarks.race import ARGUMENT
@@ -338,7 +338,19 @@ def redis_get_async(fn: Fn) -> Fn:
     url, prefix = _redis()
     client = redis.asyncio.Redis.from_url(url)
 
+    async def farewell() -> AsyncIterator[None]:
+        """Close the connection at the end of the loop, which ends such generators."""
+        try:
+            yield
+        finally:
+            await client.aclose()
+
+    ends: list[AsyncIterator[None]] = []
+
     async def call(number: int) -> Any:
+        if not ends:
+            ends.append(farewell())
+            await anext(ends[0])
         await client.get(prefix)
         return await fn(number)
 

@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-
 __all__ = [
     "FRONT",
     "TOKEN",
