@@ -26,7 +26,13 @@ from paintkit import (
 from paintkit.monitor.exposition import prometheus_name
 from paintkit.monitor.logging import log_observations
 from paintkit.redis import RedisLevel, RedisStreams
-from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, PoolConfig, query_guard
+from paintkit.sqlalchemy import (
+    DatabaseConnectionManager,
+    IdempotencyKeys,
+    PoolConfig,
+    QueryWatch,
+    query_guard,
+)
 from paintkit.telemetry import Metric
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -46,7 +52,10 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("batching.md", [RequestBatcher]),
     ("monitoring.md", [log_observations]),
     ("redis-streams.md", [RedisStreams]),
-    ("database.md", [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard]),
+    (
+        "database.md",
+        [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard, QueryWatch],
+    ),
 ]
 
 

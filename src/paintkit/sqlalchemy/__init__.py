@@ -9,6 +9,7 @@ from paintkit.sqlalchemy.idempotency import IdempotencyKeys
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager
 from paintkit.sqlalchemy.pool import POOL_SETTINGS, PoolConfig
 from paintkit.sqlalchemy.queries import query_guard
+from paintkit.sqlalchemy.query_watch import QueryWatch
 from paintkit.sqlalchemy.sessions import UnitOfWork
 from paintkit.sqlalchemy.sizing import Finding
 from paintkit.sqlalchemy.transient import is_transient
@@ -23,6 +24,7 @@ __all__ = [
     "IdempotencyKeys",
     "Outbox",
     "PoolConfig",
+    "QueryWatch",
     "UnitOfWork",
     "is_transient",
     "on_commit",

@@ -10,15 +10,17 @@ from flask import Flask, current_app, g, has_app_context, request
 
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy.queries import query_guard
+from paintkit.sqlalchemy.query_watch import QueryWatch
 from paintkit.sqlalchemy.sessions import ReadSession
 
-__all__ = ["EXTENSION", "attach", "current_manager", "query_budget", "this_app"]
+__all__ = ["EXTENSION", "attach", "current_manager", "query_budget", "query_watch", "this_app"]
 
 #: Where an app keeps its manager: `app.extensions[EXTENSION]`.
 EXTENSION: Final = "paintkit.sqlalchemy"
 
 _ATTRIBUTE: Final = "_paintkit_read_session"
 _GUARD: Final = "_paintkit_query_guard"
+_SAMPLE: Final = "_paintkit_query_sample"
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
@@ -121,3 +123,31 @@ def query_budget(
 
     app.before_request(begin)
     app.teardown_request(end)
+
+
+def query_watch(app: Flask, watch: QueryWatch | None = None) -> QueryWatch:
+    """Tell of requests of `app` in production that run a statement for each row, by a sample of them.
+
+    Args:
+        app: The app, before its first request.
+        watch: What looks, and how (default: `QueryWatch()`, one request of a hundred).
+
+    Returns:
+        What looks, to be closed if the app ends before the process.
+
+    Raises:
+        TypeError: `watch` is something else.
+    """
+    watching = QueryWatch() if watch is None else watch
+    if not isinstance(watching, QueryWatch):
+        raise TypeError(f"watch must be a QueryWatch, not {type(watching).__name__}")
+
+    def begin() -> None:
+        setattr(g, _SAMPLE, watching.begin())
+
+    def end(_error: BaseException | None) -> None:
+        watching.end(g.pop(_SAMPLE, None), f"{request.method} {request.endpoint}")
+
+    app.before_request(begin)
+    app.teardown_request(end)
+    return watching

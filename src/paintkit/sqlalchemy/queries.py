@@ -13,13 +13,13 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from paintkit import _arguments, observations
+from paintkit import _arguments, clock, observations
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy import call_sites
 from paintkit.sqlalchemy.commits import NUMBERING
 from paintkit.sqlalchemy.statements import Ran, fingerprint, is_walk
 
-__all__ = ["Repetition", "Statement", "query_guard"]
+__all__ = ["Repetition", "Statement", "query_guard", "watch"]
 
 # What opens, guards and bounds a transaction is no query.
 _CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL", "PRAGMA query_only", NUMBERING)
@@ -75,6 +75,7 @@ class Repetition(NamedTuple):
         site: The file and line of the code that caused them.
         times: How many ran.
         fix: What to write instead.
+        seconds: How long they took together.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class Repetition(NamedTuple):
     site: str
     times: int
     fix: str
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         name = _NAMES.get(self.kind, self.kind)
@@ -98,6 +100,20 @@ class _Record(NamedTuple):
     is_batch: bool
     attempt: int
     flush: int | None
+    span: _Span
+
+
+class _Span:
+    """How long a statement ran; 0 if it failed."""
+
+    __slots__ = ("_began", "seconds")
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self.seconds = 0.0
+
+    def end(self, now: float) -> None:
+        self.seconds = now - self._began
 
 
 class _Progress:
@@ -169,13 +185,15 @@ class query_guard:  # noqa: N801 - a verb where it is used: `with query_guard(ma
         return [
             Repetition(
                 kind,
-                first.statement.sql,
-                first.statement.site,
+                first.sql,
+                first.site,
                 count,
-                _FIXES[kind].format(target=first.target),
+                _FIXES[kind].format(target=records[0].target),
+                sum(record.span.seconds for record in records),
             )
-            for (first, *_), count, kind in (
-                (records, _rows(records), records[0].statement.kind) for records in groups.values()
+            for records, first, count, kind in (
+                (records, records[0].statement, _rows(records), records[0].statement.kind)
+                for records in groups.values()
             )
             if (least := self._thresholds.get(kind)) is not None and count >= least
         ]
@@ -188,15 +206,19 @@ class query_guard:  # noqa: N801 - a verb where it is used: `with query_guard(ma
         if self._outer is not None:
             self.progress = self._outer.progress
         _guard.set(self)
-        _watch(+1)
+        watch(+1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        _watch(-1)
-        _guard.set(self._outer)
-        self._used = False
+        self.close()
         if kind is None:
             self.verify()
+
+    def close(self) -> None:
+        """End the block without a verdict."""
+        watch(-1)
+        _guard.set(self._outer)
+        self._used = False
 
     def verify(self) -> None:
         """Raise if too many statements ran so far.
@@ -276,7 +298,11 @@ _changing = threading.Lock()
 _retries: observations.Subscription | None = None
 
 
-def _watch(change: int) -> None:
+def watch(change: int) -> None:
+    """Listen while the sum of all changes is positive.
+
+    Listeners come and go for all threads at once, so whoever serves requests had better listen all the time.
+    """
     global _open, _retries
     with _changing:
         before, _open = _open, _open + change
@@ -302,6 +328,7 @@ def _note(
     if kind is None or (kind == "column refresh" and in_refresh):
         kind = _KINDS.get(sql.lstrip("( \n\t")[:7].partition(" ")[0].partition("\n")[0].lower(), "other")
     compiled = context.compiled
+    span = context._paintkit_span = _Span(clock.now())
     guard.note(
         _Record(
             Statement(sql, site, kind),
@@ -311,8 +338,17 @@ def _note(
             executemany or (compiled is not None and len(context.compiled_parameters) > 1),
             guard.progress.attempt,
             guard.progress.flush if in_flush else None,
+            span,
         )
     )
+
+
+def _on_done(
+    _connection: Connection, _cursor: Any, _sql: str, _parameters: Any, context: Any, _executemany: bool
+) -> None:
+    span: _Span | None = getattr(context, "_paintkit_span", None)
+    if span is not None:
+        span.end(clock.now())
 
 
 _FLUSH: Final = Session._flush.__code__
@@ -367,6 +403,7 @@ def _on_observation(observation: observations.Observation) -> None:
 
 _LISTENERS: Final[tuple[tuple[Any, str, Any], ...]] = (
     (Engine, "before_cursor_execute", _note),
+    (Engine, "after_cursor_execute", _on_done),
     (Engine, "handle_error", _on_failure),
     (Session, "do_orm_execute", _on_orm_execute),
     (Session, "before_flush", _on_flush),
