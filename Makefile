@@ -12,6 +12,7 @@ RUN := $(VENV)/.stamp-studio
 DEV := $(VENV)/.stamp-dev
 BENCH := $(VENV)/.stamp-bench
 MUTANTS := $(VENV)/.stamp-mutants
+OLDER := $(VENV)/sqlalchemy20
 STUDIO := STUDIO_ENV=$${STUDIO_ENV:-development} PYTHONPATH=examples $(PY) -m studio
 
 PORT ?= 5000
@@ -24,7 +25,7 @@ STRICT := $(wildcard tests/typing)
 .PHONY: help
 help: ## Show this list.
 	@printf 'usage: make <target>\n\n'
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sort | awk -F ':.*## ' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sort | awk -F ':.*## ' '{ printf "  %-17s %s\n", $$1, $$2 }'
 
 .PHONY: studio
 studio: $(RUN) ## Serve the studio at http://127.0.0.1:5000 (PORT=8000 for another port).
@@ -38,6 +39,11 @@ import: $(RUN) ## Import a catalogue into the studio: make import FILE=paints.cs
 .PHONY: test
 test: $(DEV) ## Run all tests, doctests and documentation snippets (ARGS="tests/cache -x" for some).
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+.PHONY: test-sqlalchemy20
+test-sqlalchemy20: $(OLDER)/.stamp ## Run the database's tests on SQLAlchemy 2.0 instead of the locked version.
+	@export PYTHONPATH=$(CURDIR)/$(OLDER); $(PY) -c 'from sqlalchemy import __version__ as v; print("SQLAlchemy", v); assert v < "2.1"' && \
+		$(PY) -m pytest -n $(JOBS) --dist loadfile $(or $(ARGS),tests/sqlalchemy)
 
 .PHONY: check
 check: lint types architecture docs ## Lint, format, types, architecture and documentation.
@@ -125,4 +131,11 @@ $(BENCH): tests/benchmarks/requirements.txt $(DEV)
 $(MUTANTS): tests/mutants/requirements.txt $(DEV)
 	@echo 'installing what breaks the machines …'
 	@$(PIP) install --requirement tests/mutants/requirements.txt
+	@touch $@
+
+# Beside the environment, not in it: whoever comes first on PYTHONPATH is imported.
+$(OLDER)/.stamp: requirements/sqlalchemy20.txt $(DEV)
+	@echo 'installing SQLAlchemy 2.0 …'
+	@rm -rf $(OLDER)
+	@$(PIP) install --no-deps --target $(OLDER) --requirement requirements/sqlalchemy20.txt
 	@touch $@

@@ -82,4 +82,5 @@ def test_help_names_every_documented_target():
         [MAKE], cwd=ROOT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
     )
 
-    assert {"studio", "test", "check", "bench", "import", "lock", "docs", "clean"} <= set(done.stdout.split())
+    targets = {"studio", "test", "test-sqlalchemy20", "check", "bench", "import", "lock", "docs", "clean"}
+    assert targets <= set(done.stdout.split())

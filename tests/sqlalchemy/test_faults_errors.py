@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy.exc
@@ -10,7 +10,7 @@ from sqlalchemy import NullPool, make_url, text
 
 from paintkit import backoff, retry
 from paintkit._runtime import drive
-from paintkit.sqlalchemy import PoolConfig, is_transient
+from paintkit.sqlalchemy import PoolConfig, is_transient, transient
 from tests.sqlalchemy.house import House, admin_engine
 
 POSTGRES = ("postgres", "postgres-async", "asyncpg")
@@ -54,15 +54,25 @@ class Stage:
             await self.house.settle(connection.close())
 
 
-Fault = Callable[[Stage], Awaitable[None]]
-FAULTS: dict[str, tuple[bool, tuple[str, ...], Fault]] = {}
+Provoke = Callable[[Stage], Awaitable[None]]
 
 
-def fault(*kinds: str, transient: bool) -> Callable[[Fault], Fault]:
-    """Put a fault into the table: through which drivers it is provoked, and whether it is transient."""
+class Fault(NamedTuple):
+    """A row of the table."""
 
-    def note(provoke: Fault) -> Fault:
-        FAULTS[provoke.__name__] = (transient, kinds, provoke)
+    is_transient: bool
+    kinds: tuple[str, ...]  # through which drivers it is provoked
+    provoke: Provoke
+
+
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(*kinds: str, transient: bool) -> Callable[[Provoke], Provoke]:
+    """Put a fault into the table."""
+
+    def note(provoke: Provoke) -> Provoke:
+        FAULTS[provoke.__name__] = Fault(transient, kinds, provoke)
         return provoke
 
     return note
@@ -179,28 +189,46 @@ async def a_write_that_is_not_allowed(stage: Stage) -> None:
             await stage.run(connection, "PRAGMA query_only = OFF")
 
 
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [(kind, name) for name, (_, kinds, _) in FAULTS.items() for kind in kinds],
-    indirect=["url"],
-)
-def test_errors_of_real_servers(url: str, name: str) -> None:
-    """The table: each fault, provoked for real, is transient or not whichever driver tells of it."""
-    expected, _, provoke = FAULTS[name]
+def verdict(url: str, name: str) -> bool:
+    """Provoke a fault and return whether what the driver tells is transient."""
     house = House(url, pool=PoolConfig(lock_timeout=0.05, pool_pre_ping=False))
 
-    async def scenario() -> None:
+    async def scenario() -> bool:
         async with house.unit():
             await house.add("a")
         stage = Stage(house)
         try:
             with pytest.raises(sqlalchemy.exc.DBAPIError) as caught:
-                await provoke(stage)
-            assert expected is is_transient(caught.value), repr(caught.value)
+                await FAULTS[name].provoke(stage)
         finally:
             await stage.close()
+        return is_transient(caught.value)
 
-    house.run(scenario)
+    return house.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"), [(kind, name) for name, one in FAULTS.items() for kind in one.kinds], indirect=["url"]
+)
+def test_errors_of_real_servers(url: str, name: str) -> None:
+    """The table: each fault, provoked for real, is transient or not whichever driver tells of it."""
+    assert FAULTS[name].is_transient is verdict(url, name)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("mariadb", "a_lock_that_one_does_not_wait_for"),
+        ("asyncpg", "a_row_changed_under_a_snapshot"),
+        ("sqlite-file", "a_lock_that_is_not_free_in_time"),
+    ],
+    indirect=["url"],
+)
+def test_the_table_notices_what_is_forgotten(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutants that know no number, no SQLSTATE or no result code differ from the table."""
+    for known in ("_TRANSIENT_MYSQL", "_TRANSIENT_STATES", "_TRANSIENT_SQLITE"):
+        monkeypatch.setattr(transient, known, frozenset())
+    assert FAULTS[name].is_transient is not verdict(url, name)
 
 
 @pytest.mark.parametrize("url", SERVERS, indirect=True)

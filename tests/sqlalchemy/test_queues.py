@@ -39,10 +39,11 @@ def test_exhausted_pool_waits_on_the_clock() -> None:
         db = DatabaseConnectionManager(
             "sqlite://", pool=PoolConfig(pool_size=1, max_overflow=0, pool_timeout=7.0)
         )
-        with db.engine.connect():
+        with db.engine.connect():  # held meanwhile
             before = fake.now()
             with observe(seen.append), pytest.raises(PoolTimeoutError, match="all 1 connections") as caught:
                 db.engine.connect()
+            assert f"they were taken at {line_of('# held meanwhile')}" in str(caught.value)
             assert 7.0 == fake.now() - before
         assert isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, sqlalchemy.exc.TimeoutError)
