@@ -75,6 +75,10 @@ docs: $(DEV) ## Build the documentation into site/.
 bench: $(BENCH) ## Measure the happy paths beside their rivals.
 	@$(PY) -m tests.benchmarks $(ARGS)
 
+.PHONY: bench-caches
+bench-caches: $(BENCH) ## Measure caches beside their rivals: hit ratio, stampedes, memory (ARGS="memory" for one).
+	@$(PY) -m tests.benchmarks.caches $(ARGS)
+
 .PHONY: mutants
 mutants: $(MUTANTS) ## Break the machines in a copy and show what no test notices: minutes (ARGS="breaker" for one).
 	@nice -n 10 $(PY) -m tests.mutants $(ARGS)

@@ -295,6 +295,53 @@ def nopanic_hit(fn: Fn) -> Fn:
     return nopanic.cache(ttl=TTL, maxsize=SIZE)(fn)
 
 
+def theine_hit(fn: Fn) -> Fn:
+    import datetime as dt
+
+    import theine
+
+    return theine.Memoize(SIZE, dt.timedelta(seconds=TTL), typed=True)(fn)
+
+
+def async_lru_hit(fn: Fn) -> Fn:
+    import async_lru
+
+    return async_lru.alru_cache(maxsize=SIZE, ttl=TTL, typed=True)(fn)
+
+
+def cashews_in_memory(fn: Fn) -> Fn:
+    import cashews
+
+    cache = cashews.Cache()
+    cache.setup("mem://", size=SIZE)
+    return cache(ttl=TTL)(fn)
+
+
+def dogpile_in_memory(fn: Fn) -> Fn:
+    import dogpile.cache
+
+    region = dogpile.cache.make_region().configure("dogpile.cache.memory", expiration_time=TTL)
+    return region.cache_on_arguments(namespace=str(id(fn)))(fn)
+
+
+def aiocache_in_memory(fn: Fn) -> Fn:
+    import aiocache
+
+    return aiocache.cached(ttl=TTL, namespace=str(id(fn)))(fn)
+
+
+def flask_caching_hit(fn: Fn) -> Fn:
+    import flask
+    import flask_caching
+
+    app = flask.Flask("bench")
+    cache = flask_caching.Cache(
+        app, config={"CACHE_TYPE": "SimpleCache", "CACHE_DEFAULT_TIMEOUT": TTL, "CACHE_THRESHOLD": SIZE}
+    )
+    fn.__name__ = fn.__qualname__ = f"measured_{id(fn)}"
+    return cache.memoize()(fn)
+
+
 # A cache on Redis -----------------------------------------------------------------------------------------------------
 #
 # Every call goes to the server, on this machine: whoever has a memory of its own has it emptied.

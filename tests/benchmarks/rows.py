@@ -91,7 +91,20 @@ _CACHES = (
     Entry("cachebox", by.cachebox_hit, "no tags"),
     Entry("nopanic", by.nopanic_hit, "no tags, types or statistics"),
 )
-_BLOCKING_CACHES = (*_CACHES, Entry("cachetools", by.cachetools_hit, "no tags"))
+_BLOCKING_CACHES = (
+    *_CACHES,
+    Entry("cachetools", by.cachetools_hit, "no tags"),
+    Entry("theine", by.theine_hit, "no tags"),
+    Entry("dogpile.cache", by.dogpile_in_memory, "no bound, tags, types or statistics"),
+    Entry("Flask-Caching", by.flask_caching_hit, "no tags, types or statistics"),
+)
+_ASYNC_CACHES = (
+    *_CACHES,
+    Entry("async-lru", by.async_lru_hit, "no tags"),
+    Entry("theine", by.theine_hit, "no tags"),
+    Entry("cashews", by.cashews_in_memory, "no types or statistics"),
+    Entry("aiocache", by.aiocache_in_memory, "no bound, tags, types or statistics"),
+)
 
 _WINDOWS = (Entry("nopanic", by.nopanic_breaker),)
 _SLOW_WINDOWS = (
@@ -165,7 +178,7 @@ ROWS: tuple[Row | ImportRow, ...] = (
         "cache hit: typed key, TTL, tags, statistics, async def",
         1.15,
         _HIT,
-        _CACHES,
+        _ASYNC_CACHES,
         asynchronous=True,
         hit=True,
     ),
@@ -179,7 +192,9 @@ ROWS: tuple[Row | ImportRow, ...] = (
     ),
     # 3 and 10 microseconds beyond the load, by bare wrappers of 120 and 200 ns.
     Row("cache miss, def", 25.0, _missing(_HIT), tuple(map(_missing, _BLOCKING_CACHES))),
-    Row("cache miss, async def", 50.0, _missing(_HIT), tuple(map(_missing, _CACHES)), asynchronous=True),
+    Row(
+        "cache miss, async def", 50.0, _missing(_HIT), tuple(map(_missing, _ASYNC_CACHES)), asynchronous=True
+    ),
     # What surrounds work that is not ours: ratios to what one would write without us.
     Row(
         "unit of work, block with one statement",
