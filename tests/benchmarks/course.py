@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,16 @@ def _checked(
 
     probe = protect(counted_coroutine if asynchronous else counted)
     for _ in range(3):
-        answer = runner.run(probe(ARGUMENT)) if asynchronous else probe(ARGUMENT)
+        answer = runner.run(_awaited(probe(ARGUMENT))) if asynchronous else probe(ARGUMENT)
         if answer != ARGUMENT:
             raise UnfairError(f"{name} answers {answer!r} instead of {ARGUMENT!r}")
     if reached != (1 if hit else 3):
         raise UnfairError(f"{name} reached the function {reached} times in 3 calls")
     return protect(coroutine if asynchronous else blocking)
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer  # some give something that can be awaited, but is no coroutine
 
 
 def _importing(statement: str, environment: Mapping[str, str]) -> Callable[[], float]:
