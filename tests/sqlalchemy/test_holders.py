@@ -1,5 +1,6 @@
 """Connections that nobody gives back."""
 
+import asyncio
 import gc
 import logging
 from collections.abc import Iterator
@@ -125,3 +126,19 @@ def test_a_child_knows_nothing_of_its_parents_holders() -> None:
         clock.advance(100.0)
         assert ("", 0) == (db._watch.holders(), db.get_connection_stats()["leaked"])
         held.close()
+
+
+def test_the_line_is_found_where_somebody_awaits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In asyncio the pool is asked in a greenlet, and the caller stands in the one that waits for it."""
+
+    async def hold(db: DatabaseConnectionManager) -> None:
+        held = await db.async_engine.connect()  # takes it in asyncio
+        clock.advance(61.0)
+        assert 1 == db.get_connection_stats()["leaked"]
+        await held.close()
+        await db.aclose()
+
+    with FakeClock() as clock:
+        asyncio.run(hold(DatabaseConnectionManager(f"sqlite+aiosqlite:///{tmp_path / 'studio.db'}")))
+    (record,) = caplog.records
+    assert f"taken at {line_of('# takes it in asyncio')}" in record.getMessage()
