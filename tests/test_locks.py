@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from paintkit import RetryBudget, bulkhead, circuit_breaker, rate_limit
+from paintkit import PerformanceMonitor, RetryBudget, bulkhead, circuit_breaker, rate_limit
 from paintkit._locks import new_lock
 
 pytestmark = [
@@ -50,16 +50,22 @@ def fail(policy):
         return
 
 
-@pytest.mark.parametrize("name", ["rate_limit", "circuit_breaker", "bulkhead", "budget"])
+@pytest.mark.parametrize(
+    "name", ["rate_limit", "circuit_breaker", "bulkhead", "budget", "monitor", "histogram"]
+)
 def test_a_forked_child_is_not_locked_out(name):
     """Whoever held the lock in the parent does not exist here."""
     limit, breaker = rate_limit(1_000), circuit_breaker(failure_threshold=3)
     hall, budget = bulkhead(1, max_wait=1.0), RetryBudget()
+    monitor = PerformanceMonitor()
+    monitor.record("mix", 0.25)
     lock, work = {
         "rate_limit": (limit._lock, lambda: limit.call(int)),
         "circuit_breaker": (breaker._lock, lambda: fail(breaker)),
         "bulkhead": (hall._lock, lambda: hall.reconfigure(limit=2)),
         "budget": (budget._lock, budget.deposit),
+        "monitor": (monitor._changing, lambda: monitor.record("render", 0.25)),
+        "histogram": (monitor._histograms["mix"]._lock, lambda: monitor.record("mix", 0.25)),
     }[name]
 
     assert child_can(lock, work)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypedDict, TypeVar, overload
 
 from paintkit import _arguments, _catalogue, _wrap, clock
+from paintkit._locks import new_lock
 from paintkit.histogram import Histogram, Metrics
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import OTHER, gather
@@ -75,7 +75,7 @@ class PerformanceMonitor:
 
     def __init__(self, *, max_names: int = 1000) -> None:
         self._max_names = _arguments.count("max_names", max_names)
-        self._changing = threading.Lock()  # guards the two below; both are read without it
+        self._changing = new_lock()  # guards the two below; both are read without it
         self._histograms: dict[str, Histogram] = {}
         self._observers: tuple[Callable[[Measured], object], ...] = ()
 
