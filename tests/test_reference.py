@@ -28,6 +28,7 @@ from paintkit.monitor.logging import log_observations
 from paintkit.redis import RedisLevel, RedisStreams
 from paintkit.sqlalchemy import (
     DatabaseConnectionManager,
+    FromCache,
     IdempotencyKeys,
     PoolConfig,
     QueryWatch,
@@ -54,7 +55,14 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("redis-streams.md", [RedisStreams]),
     (
         "database.md",
-        [PoolConfig, DatabaseConnectionManager.unit_of_work, IdempotencyKeys, query_guard, QueryWatch],
+        [
+            PoolConfig,
+            DatabaseConnectionManager.unit_of_work,
+            IdempotencyKeys,
+            FromCache,
+            query_guard,
+            QueryWatch,
+        ],
     ),
 ]
 

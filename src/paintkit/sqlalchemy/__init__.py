@@ -9,6 +9,7 @@ from paintkit.sqlalchemy.idempotency import IdempotencyKeys
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager
 from paintkit.sqlalchemy.pool import POOL_SETTINGS, PoolConfig
 from paintkit.sqlalchemy.queries import query_guard
+from paintkit.sqlalchemy.query_cache import FromCache, QueryCache
 from paintkit.sqlalchemy.query_watch import QueryWatch
 from paintkit.sqlalchemy.sessions import UnitOfWork
 from paintkit.sqlalchemy.sizing import Finding
@@ -21,9 +22,11 @@ __all__ = [
     "POOL_SETTINGS",
     "DatabaseConnectionManager",
     "Finding",
+    "FromCache",
     "IdempotencyKeys",
     "Outbox",
     "PoolConfig",
+    "QueryCache",
     "QueryWatch",
     "UnitOfWork",
     "is_transient",

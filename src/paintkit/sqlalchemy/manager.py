@@ -439,7 +439,10 @@ class DatabaseConnectionManager:
 
     def _new_read_session(self) -> ReadSession:
         return ReadSession(
-            self._bind_for("reading", self.engine, {"isolation_level": "AUTOCOMMIT", engines.READ_ONLY: True})
+            self._bind_for(
+                "reading", self.engine, {"isolation_level": "AUTOCOMMIT", engines.READ_ONLY: True}
+            ),
+            self,
         )
 
     def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:

@@ -175,6 +175,10 @@ class UnitOfWork:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(self._timeout * 1000))}")
         self._connection = connection
 
+    def holds(self, connection: Connection) -> bool:
+        """Whether it works on this connection."""
+        return self._connection is connection
+
     def note_failure(self, context: ExceptionContext) -> bool:
         """A statement failed; tell whether it failed on the connection of this unit."""
         if self._connection is None or context.connection is not self._connection:
@@ -320,6 +324,11 @@ class UnitSession(Session):
 
     unit: UnitOfWork
 
+    @property
+    def label(self) -> object:
+        """The manager that it belongs to."""
+        return self.unit.label
+
     @override
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Begin a savepoint; the transaction itself is the unit of work's."""
@@ -382,10 +391,12 @@ class ReadSession(Session):
 
     Args:
         bind: An engine in autocommit.
+        label: The manager that it belongs to.
     """
 
-    def __init__(self, bind: Engine) -> None:
+    def __init__(self, bind: Engine, label: object = None) -> None:
         super().__init__(bind, expire_on_commit=False)
+        self.label = label
         self._owner = current_owner()
 
     def check_owner(self) -> Self:
