@@ -35,6 +35,7 @@ from paintkit.sqlalchemy import (
     query_guard,
 )
 from paintkit.telemetry import Metric
+from paintkit.testing import chaos
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -53,6 +54,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("batching.md", [RequestBatcher]),
     ("monitoring.md", [log_observations]),
     ("redis-streams.md", [RedisStreams]),
+    ("chaos.md", [chaos]),
     (
         "database.md",
         [

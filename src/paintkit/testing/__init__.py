@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paintkit.testing import strategies as strategies
+    from paintkit.testing._chaos import Blow as Blow
+    from paintkit.testing._chaos import Chaos as Chaos
+    from paintkit.testing._chaos import chaos as chaos
     from paintkit.testing._outage import Outage as Outage
     from paintkit.testing._scripted import Scripted as Scripted
     from paintkit.testing._scripted import ScriptedAsync as ScriptedAsync
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
     from paintkit.testing.transports import TransportContract as TransportContract
 
 _HOMES = {
+    "Blow": "_chaos",
     "CacheLevelContract": "contracts",
     "CacheLevelOutageContract": "contracts",
+    "Chaos": "_chaos",
     "FakeClock": "clock",
     "FakeLevel": "levels",
     "FakeServer": "levels",
@@ -40,6 +45,7 @@ _HOMES = {
     "ScriptedAsync": "_scripted",
     "ascripted": "_scripted",
     "assert_loads": "caches",
+    "chaos": "_chaos",
     "mutation_guard": "caches",
     "scripted": "_scripted",
     "simulate": "simulation",
@@ -49,8 +55,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Blow",
     "CacheLevelContract",
     "CacheLevelOutageContract",
+    "Chaos",
     "FakeClock",
     "FakeLevel",
     "FakeServer",
@@ -63,6 +71,7 @@ __all__ = [
     "TransportContract",
     "ascripted",
     "assert_loads",
+    "chaos",
     "mutation_guard",
     "scripted",
     "simulate",

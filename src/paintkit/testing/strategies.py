@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, get_args
 from hypothesis import strategies as st
 
 from paintkit import _arguments, backoff, circuit_breaker, retry
+from paintkit.testing._chaos import Chaos, chaos
 from paintkit.testing._outage import Outage
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Call",
     "backoffs",
     "call_histories",
+    "chaoses",
     "circuit_breakers",
     "durations",
     "outages",
@@ -163,6 +165,29 @@ def outages(*, horizon: float = 600.0, most: int = 3) -> st.SearchStrategy[Outag
 def _outage(turns: list[float], down_from_the_start: bool) -> Outage:
     began = [0.0, *turns[2::2]] if down_from_the_start and turns else turns[::2]
     return Outage(tuple(zip(began, turns[1::2], strict=False)))
+
+
+def chaoses(on: type[Exception] = ConnectionError, *, most_latency: float = 5.0) -> st.SearchStrategy[Chaos]:
+    """Chaos of any strength, from none at all to an error for every call; each with a seed of its own.
+
+    Args:
+        on: The error that it raises.
+        most_latency: The longest wait of a call, in seconds (>= 0).
+
+    Example:
+        >>> from hypothesis import given
+        >>> @given(chaoses())
+        ... def test(storm):
+        ...     assert all(0.0 <= storm.plan(number).delay <= 5.0 for number in range(10))
+        >>> test()
+    """
+    return st.builds(
+        lambda share, lost, latency, seed: chaos({on: share}, lost=lost, latency=(0.0, latency), seed=seed),
+        share=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
+        lost=st.sampled_from([0.0, 0.5, 1.0]),
+        latency=durations(0.0, most_latency),
+        seed=st.integers(0, 2**32 - 1),
+    )
 
 
 def call_histories(
