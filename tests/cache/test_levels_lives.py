@@ -107,9 +107,12 @@ def test_a_forked_child_verifies_its_copies():
     looks = here.level.counts["looked"]
     child = os.fork()
     if child == 0:
-        right = [here(), here()] == [1, 1]
-        asked = here.level.counts["looked"] - looks
-        os._exit(0 if right and asked == 1 and here.loads == ["red"] else 1)
+        code = 1
+        try:
+            right = [here(), here()] == [1, 1] and here.loads == ["red"]
+            code = 0 if right and here.level.counts["looked"] == looks + 1 else 2
+        finally:
+            os._exit(code)
     assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert 1 == here()
     assert looks == here.level.counts["looked"]

@@ -1,6 +1,6 @@
 """Places: the exact form of a call in bytes, alike in every process."""
 
-import datetime
+import datetime as dt
 import decimal
 import enum
 import ipaddress
@@ -101,7 +101,7 @@ ALIKE += [
     Paint("a", 1.0),
     uuid.UUID(int=1),
 ]
-ALIKE += [datetime.date(2024, 1, 1), datetime.datetime(2024, 1, 1), datetime.timedelta(1), datetime.time(1)]
+ALIKE += [dt.date(2024, 1, 1), dt.datetime(2024, 1, 1), dt.timedelta(1), dt.time(1)]
 ALIKE += [ipaddress.ip_address("10.0.0.1"), ipaddress.ip_network("10.0.0.0/8"), ..., NotImplemented]
 
 
