@@ -292,6 +292,14 @@ def test_a_mistake_is_told_at_once(folder, arguments, options, kind, named):
     assert not folder.exists()
 
 
+def test_a_system_without_such_locks_is_told(folder, monkeypatch):
+    """When it is made, not at the first scrape."""
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(OSError, match="Linux, macOS or BSD"):
+        Workers(folder, metrics(1))
+    assert not folder.exists()
+
+
 def test_the_sum_is_gathered_like_any_source(folder):
     """Beside others."""
     with Workers(folder, metrics(1)) as workers:

@@ -8,6 +8,7 @@ there was at that moment (open connections, say) is forgotten.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import secrets
@@ -178,8 +179,10 @@ class _Folder:
     """The files of all processes."""
 
     def __init__(self, path: Path) -> None:
-        import fcntl  # noqa: F401 - what is not there is told when it is made
-
+        if importlib.util.find_spec("fcntl") is None:
+            raise OSError(
+                "this system has no file locks that end with a process: workers need Linux, macOS or BSD"
+            )
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
 
