@@ -1,0 +1,205 @@
+"""The outbox among processes that die: what was committed is handled, once, in order, whoever is killed in the middle.
+
+`PAINTKIT_OUTBOX_KILLS=200` makes the history of killed relays as long as you like; the default takes a few seconds.
+"""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, select, text
+
+from paintkit import CacheManager, EventBus, backoff
+from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
+from paintkit.sqlalchemy.outbox_store import Store
+from tests.redis.conftest import until
+from tests.sqlalchemy.deliveries import History, faults
+from tests.sqlalchemy.office import EFFECT
+
+KILLS = int(os.environ.get("PAINTKIT_OUTBOX_KILLS", "6"))
+
+PAINT = Table("stock", MetaData(), Column("id", Integer, primary_key=True), Column("left", Integer))
+
+
+@pytest.mark.parametrize(
+    ("effects", "found"),
+    [
+        ([("a", 1), ("b", 1), ("a", 2)], set()),
+        ([("a", 1), ("a", 2)], {"lost"}),
+        ([("a", 1), ("b", 1), ("a", 2), ("a", 1)], {"doubled"}),
+        ([("a", 1), ("b", 1), ("a", 2), ("c", 1)], {"made up"}),
+        ([("a", 2), ("b", 1), ("a", 1)], {"overtaken"}),
+    ],
+)
+def test_the_checker_finds_every_fault(effects, found):
+    """On histories that are made for it."""
+    assert found == faults(History([("a", 1), ("a", 2), ("b", 1)], effects))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def address(request, tmp_path):
+    """A database of this test's own."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'paints.db'}"
+    return request.getfixturevalue("postgres_database")
+
+
+class Works:
+    """What each process makes for itself: manager, outbox and bus."""
+
+    def __init__(self, address):
+        self.db = DatabaseConnectionManager(address)
+        self.outbox = Outbox(
+            self.db,
+            lease=0.4,
+            handler_timeout=None,
+            poll_interval=0.02,
+            backoff=backoff.constant(0.01),
+            batch_size=30,
+            max_attempts=1000,
+        )
+        self.bus = EventBus("studio", transport=self.outbox)
+        self.bus.subscribe("paint.moved", self.store, name="store")
+
+    def store(self, data):
+        """The handler: its effect is a row, and now and then it fails after storing it."""
+        key, number = data
+        with self.db.unit_of_work() as session:
+            session.execute(EFFECT.insert().values(handler=key, what=str(number)))
+        if random.random() < 0.02:
+            raise OSError("the weather")
+
+    def history(self, committed):
+        with self.db.unit_of_work(read_only=True) as session:
+            rows = session.execute(select(EFFECT.c.handler, EFFECT.c.what).order_by(EFFECT.c.id)).all()
+        return History(committed, [(key, int(number)) for key, number in rows])
+
+
+def in_child(act):
+    """Do something in a forked process, and return its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(1)
+    return child
+
+
+def publish_some(works, numbers, committed):
+    """Publish in units of work of which some are rolled back."""
+    batch = []
+    try:
+        with works.db.unit_of_work():
+            for _ in range(random.randint(1, 6)):
+                key = random.choice("abc")
+                event = (key, next(numbers[key]))
+                works.bus.publish("paint.moved", event, ordering_key=key if key != "c" else None)
+                batch.append(event)
+            if random.random() < 0.2:
+                raise OSError("changed its mind")
+    except OSError:
+        return
+    committed += batch
+
+
+def killed_relays(address, kills):
+    """Return the history of events whose relays are killed again and again."""
+    works = Works(address)
+    works.outbox.create_tables()
+    EFFECT.metadata.create_all(works.db.engine)
+    numbers, committed = {key: iter(range(10**6)) for key in "abc"}, []
+    for _ in range(kills):
+        child = in_child(lambda: Works(address).outbox.relay().run())
+        until_killed = time.monotonic() + random.uniform(0.05, 0.3)
+        while time.monotonic() < until_killed:
+            publish_some(works, numbers, committed)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    started = time.monotonic()
+    while works.outbox.status()["waiting"] + works.outbox.status()["in_flight"]:
+        works.outbox.run_once()
+        assert time.monotonic() - started < 60, works.outbox.status()
+        time.sleep(0.02)
+    history = works.history(committed)
+    assert 0 == works.outbox.status()["dead"]
+    works.db.close()
+    return history
+
+
+def in_key_order(history):
+    """Leave out the key "c", whose events may overtake each other."""
+    return History(*([one for one in part if one[0] != "c"] for part in history))
+
+
+@pytest.mark.timeout(600 if KILLS > 20 else 120)
+def test_killed_relays_lose_double_and_mix_up_nothing(address):
+    """Row 18: every committed event has its effect, once, and none of those that were rolled back."""
+    history = killed_relays(address, KILLS)
+    assert history.effects
+    assert set() == faults(in_key_order(history))
+    assert faults(history) <= {"overtaken"}
+
+
+@pytest.mark.parametrize("fault", ["no inbox", "acknowledged first", "no order"])
+def test_the_history_shows_what_is_planted(tmp_path, monkeypatch, fault):
+    """Without the inbox effects are doubled; with an early acknowledgement they are lost; without turns they overtake."""
+    if fault == "no inbox":
+        monkeypatch.setattr(Store, "first", lambda self, session, handler, ids: set(ids))
+        wanted = "doubled"
+    elif fault == "acknowledged first":
+        claim = Store.claim
+
+        def and_forget(self, session, **options):
+            claimed = claim(self, session, **options)
+            session.execute(self.tables.outbox.delete().where(self.tables.outbox.c.lease == claimed.lease))
+            return claimed
+
+        monkeypatch.setattr(Store, "claim", and_forget)
+        wanted = "lost"
+    else:
+        monkeypatch.setattr(Store, "_is_next", lambda self, now: text("1 = 1"))
+        monkeypatch.setattr(Store, "_in_order", lambda self, session, rows: rows)
+        wanted = "overtaken"
+    for number in range(5):
+        history = killed_relays(f"sqlite:///{tmp_path / str(number)}", 4)
+        if wanted in faults(in_key_order(history)):
+            return
+    pytest.fail(f"{fault}: nothing was {wanted}")
+
+
+def test_a_publisher_that_dies_between_commit_and_invalidation_leaves_no_stale_value(address):
+    """Row 14: the relay repeats the invalidation, which the dead process owed."""
+    works = Works(address)
+    works.outbox.create_tables()
+    PAINT.metadata.create_all(works.db.engine)
+    cache = CacheManager("paints")
+
+    @cache.cache_result(timeout=None)
+    def stock(paint_id):
+        with works.db.unit_of_work(read_only=True) as session:
+            return session.execute(select(PAINT.c.left).where(PAINT.c.id == paint_id)).scalar_one()
+
+    @works.bus.subscribe("paint.sold", idempotent=True)
+    def drop(data):
+        stock.invalidate(data["id"])
+
+    with works.db.unit_of_work() as session:
+        session.execute(PAINT.insert().values(id=7, left=3))
+    assert 3 == stock(7)
+
+    def sell():
+        there = Works(address)
+        with there.db.unit_of_work() as session:
+            there.db.on_commit(lambda: os._exit(9))  # it dies before what comes after the commit
+            session.execute(PAINT.update().values(left=2))
+            there.bus.publish("paint.sold", {"id": 7})
+            stock.invalidate(7)
+
+    assert 9 == os.waitstatus_to_exitcode(os.waitpid(in_child(sell), 0)[1])
+    assert 3 == stock(7)  # stale, until the relay has come round
+    with works.outbox.relay():
+        until(lambda: stock(7) == 2)
+    works.db.close()
