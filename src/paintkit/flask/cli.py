@@ -1,4 +1,4 @@
-"""The commands `flask paintkit stats`, `explain` and `check`."""
+"""The commands `flask paintkit stats`, `explain` and `check`, and the group `outbox`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
+from paintkit.flask.outbox_cli import outbox_group
 from paintkit.flask.totals import Parts, collect
 
 __all__ = ["group"]
@@ -19,6 +20,7 @@ _Checks = Mapping[str, Callable[[], object]]
 def group(parts: Parts, checks: _Checks) -> AppGroup:
     """Return the command group for what an app uses, and its own checks."""
     commands = AppGroup("paintkit", help="Show and check what this app uses of paintkit.")
+    commands.add_command(outbox_group(parts.buses))
 
     @commands.command()
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

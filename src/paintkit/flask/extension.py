@@ -35,7 +35,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 class PaintKit:
-    """Gives an app `/health/live`, `/health/ready`, `/metrics` and `flask paintkit stats|explain|check`.
+    """Gives an app `/health/live`, `/health/ready`, `/metrics` and `flask paintkit stats|explain|check|outbox`.
 
     - `/health/live` answers as long as the process does, without any I/O.
     - `/health/ready` asks the databases and the `checks`, all at once, and waits `PAINTKIT_READY_TIMEOUT` seconds at most:

@@ -1,0 +1,127 @@
+"""The commands for an outbox: what waits, what was given up, and the relay of a deployment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from flask import Flask, current_app
+
+from paintkit import EventBus, backoff
+from paintkit.flask import PaintKit
+from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
+from tests.flask.test_cli import run
+from tests.redis.conftest import until
+
+
+class Shop:
+    """An app with a bus whose outbox is in a file."""
+
+    def __init__(self, path, asynchronous):
+        driver = "sqlite+aiosqlite" if asynchronous else "sqlite"
+        self.app = Flask("shop")
+        self.db = DatabaseConnectionManager(f"{driver}:///{path}")
+        self.outbox = Outbox(self.db, max_attempts=1, backoff=backoff.constant(0.0))
+        self.bus = EventBus("studio", transport=self.outbox)
+        self.heard = []
+        self.broken = True
+        self.bus.subscribe("paint.*", self.hear)
+        PaintKit(self.app, bus=[self.bus, EventBus("local")])
+        blocking = DatabaseConnectionManager(f"sqlite:///{path}")
+        self.publisher = EventBus("publisher", transport=Outbox(blocking))
+        self.publisher.transport.create_tables()
+        self.close = blocking.close
+
+    def hear(self, data):
+        assert current_app.name == "shop"
+        if data == "poison" and self.broken:
+            raise ValueError("broken")
+        self.heard.append(data)
+
+
+@pytest.fixture(params=[False, True], ids=["blocking", "asyncio"])
+def shop(request, tmp_path):
+    shop = Shop(tmp_path / "shop.db", request.param)
+    yield shop
+    shop.close()
+    if not request.param:
+        shop.db.close()
+
+
+def test_an_operator_sees_replays_and_purges(shop):
+    """From the event that waits to the dead letter that is replayed."""
+    for data in ("red", "poison"):
+        shop.publisher.publish("paint.created", data)
+    assert "waiting    2" in run(shop.app, "outbox", "status").output
+    assert "2 claimed" in run(shop.app, "outbox", "relay", "--once").output
+    assert ["red"] == shop.heard
+    status = json.loads(run(shop.app, "outbox", "status", "--json").output)
+    [letter] = status["dead_letters"]
+    assert ("paint.created", "poison", 1) == (letter["type"], letter["data"], letter["attempts"])
+    assert letter["id"] in run(shop.app, "outbox", "status").output
+    assert letter["id"] not in run(shop.app, "outbox", "status", "--dead", "0").output
+    shop.broken = False
+    assert "0 put back" in run(shop.app, "outbox", "replay", "--type", "nothing").output
+    assert "1 put back" in run(shop.app, "outbox", "replay", letter["id"]).output
+    assert "0 put back" in run(shop.app, "outbox", "replay", "--all").output
+    run(shop.app, "outbox", "relay", "--once")
+    assert ["red", "poison"] == shop.heard
+    assert "0 removed" in run(shop.app, "outbox", "purge").output
+    assert "2 removed" in run(shop.app, "outbox", "purge", "--days", "0", "--dead-days", "0").output
+
+
+def test_what_is_not_clear_is_asked_for(shop, app):
+    """Which dead letters, which bus; and an app without an outbox says so."""
+    assert "--all" in run(shop.app, "outbox", "replay").output
+    assert 2 == run(shop.app, "outbox", "replay").exit_code
+    assert "one of studio" in run(shop.app, "outbox", "status", "--bus", "local").output
+    assert 0 == run(shop.app, "outbox", "status", "--bus", "studio").exit_code
+    PaintKit(app)
+    assert "no bus of this app has an outbox" in run(app, "outbox", "status").output
+
+
+PROGRAM = """\
+    from flask import Flask
+    from paintkit import EventBus
+    from paintkit.flask import PaintKit
+    from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
+
+    app = Flask("shop")
+    bus = EventBus("studio", transport=Outbox(DatabaseConnectionManager("sqlite:///shop.db"), poll_interval=0.05))
+
+    @bus.subscribe("paint.*")
+    def hear(data):
+        print("heard", data, flush=True)
+
+    PaintKit(app, bus=bus)
+"""
+
+
+def test_a_relay_runs_until_it_is_told_to_stop(tmp_path):
+    """As a process of its own, which ends well on SIGTERM."""
+    (tmp_path / "shop.py").write_text(textwrap.dedent(PROGRAM))
+    db = DatabaseConnectionManager(f"sqlite:///{tmp_path / 'shop.db'}")
+    outbox = Outbox(db)
+    outbox.create_tables()
+    EventBus(transport=outbox).publish("paint.created", "red")
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        relay = subprocess.Popen(
+            [sys.executable, "-m", "flask", "--app", "shop", "paintkit", "outbox", "relay"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: "heard red" in log.read_text(), 30.0)
+        relay.send_signal(signal.SIGTERM)
+        assert 0 == relay.wait(20), log.read_text()
+    finally:
+        relay.kill()
+        relay.wait()
+    assert 0 == outbox.status()["waiting"]
+    db.close()
