@@ -11,6 +11,7 @@ import pytest
 
 from paintkit import (
     CacheManager,
+    EventBus,
     RequestBatcher,
     RetryBudget,
     _catalogue,
@@ -30,6 +31,7 @@ from paintkit.sqlalchemy import (
     DatabaseConnectionManager,
     FromCache,
     IdempotencyKeys,
+    Outbox,
     PoolConfig,
     QueryWatch,
     query_guard,
@@ -55,6 +57,7 @@ TABLES: list[tuple[str, list[Callable[..., Any]]]] = [
     ("monitoring.md", [log_observations]),
     ("redis-streams.md", [RedisStreams]),
     ("chaos.md", [chaos]),
+    ("events.md", [EventBus, EventBus.subscribe, Outbox]),
     (
         "database.md",
         [

@@ -4,13 +4,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from paintkit import EventBus, backoff, observe
 from paintkit._runtime import drive
 from paintkit.envelope import current_event
-from paintkit.errors import NoUnitOfWorkError, UnexpectedRollbackError
+from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from paintkit.sqlalchemy.outbox_store import Store
+from paintkit.sqlalchemy.sessions import UnitSession
 from paintkit.testing import FakeClock
 from tests.sqlalchemy.office import Office
 
@@ -169,6 +171,34 @@ def test_in_the_unit_of_work_of_another_database_an_event_waits_for_that(house, 
     office.outbox.run_once()
     assert [2] == heard
     other.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite-file"], indirect=True)
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_event_shares_the_fate_of_a_commit_whose_answer_is_lost(house, monkeypatch, stored):
+    """Row 5: nobody knows what became of it, and yet the event is there if and only if the work is."""
+    office, heard = Office(house), []
+    office.bus.subscribe("*", heard.append, name="hears")
+    commit = UnitSession.commit_unit
+
+    def cut_off(session):
+        if stored:
+            commit(session)
+        raise OperationalError("COMMIT", None, ConnectionError("cut off"), connection_invalidated=True)
+
+    async def body():
+        await office.open()
+        with monkeypatch.context() as patched:
+            patched.setattr(UnitSession, "commit_unit", cut_off)
+            with pytest.raises(CommitOutcomeUnknownError):
+                async with house.unit():
+                    await house.add("red")
+                    await office.publish("paint.created", 1)
+        await office.do("run_once")
+        expected = ([1], ["red"]) if stored else ([], [])
+        assert expected == (heard, await house.stored())
+
+    house.run(body)
 
 
 STEPS = st.recursive(
