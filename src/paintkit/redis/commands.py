@@ -11,6 +11,7 @@ from paintkit.redis import messages, scripts
 from paintkit.redis.envelope import lease, tombstone
 from paintkit.redis.kept import Change
 from paintkit.redis.names import ALL, Names
+from paintkit.redis.wire import Batch, packed
 
 if TYPE_CHECKING:
     from paintkit.cache.levels import Place, Sight
@@ -60,6 +61,16 @@ class Commands:
         fresh = lease()
         keys = (names.place(place.key), *[names.token(mark) for mark in place.marks])
         return scripts.LOOK, keys, (known or b"", fresh, self._hold, fresh[-8:], _TOKEN_MS, self._most)
+
+    def glance(self, names: Names, place: Place) -> Batch:
+        """What stands there, if it is a value? Without a script, which would cost the server ten times as much.
+
+        The place is read before the tokens: if these are those of the value, it is valid at that later moment. Its time is
+        read first: a value that comes in between has just been filled, and its own life bounds what the time says too much.
+        """
+        at = names.place(place.key)
+        tokens = [names.token(mark) for mark in place.marks]
+        return Batch(packed(b"PTTL", at), packed(b"GETRANGE", at, b"0", self._most), packed(b"MGET", *tokens))
 
     def fill(
         self, names: Names, place: Place, sight: Sight, data: bytes, seconds: float, *, tell: bool

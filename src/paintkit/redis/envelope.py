@@ -1,7 +1,7 @@
 r"""Envelopes: how a value, and what has to be known to trust it, stands in Redis.
 
     version (20)      layout "PK\\x01", kind, 16 random bytes: see `scripts`
-    spans (24)        seconds between the end of freshness and of use; seconds that it stands beyond; seconds of its load
+    spans (32)        seconds of its life; between the end of freshness and of use; that it stands beyond; of its load
     call (16)         another digest of the call than the one in its key, so that two calls of one key are told apart
     tokens (1 + 8n)   how many, and under which ones it was loaded; the server compares them
     flags (1)         compressed, signed
@@ -25,6 +25,7 @@ from typing import NamedTuple
 __all__ = [
     "FRONT",
     "TOKEN",
+    "VALUE",
     "VERSION",
     "Envelopes",
     "Front",
@@ -41,12 +42,16 @@ __all__ = [
 VERSION = 20
 
 #: Bytes before the tokens.
-FRONT = 61
+FRONT = 69
 
 TOKEN = 8
 
 _LAYOUT = b"PK\x01"
-_FRONT = struct.Struct("<20sddd16sB")
+
+#: What a value begins with.
+VALUE = _LAYOUT + b"V"
+
+_FRONT = struct.Struct("<20sdddd16sB")
 _COMPRESSED, _SIGNED = 1, 2
 _SIGNATURE = 32
 
@@ -71,6 +76,7 @@ class Front(NamedTuple):
 
     Attributes:
         version: Of this value.
+        life: Seconds from the fill to the end of use.
         stale: Seconds from the end of freshness to the end of use.
         grace: Seconds that it stands beyond its use, so that a load that began before has something to be checked against.
         seconds: How long its load took.
@@ -79,6 +85,7 @@ class Front(NamedTuple):
     """
 
     version: bytes
+    life: float
     stale: float
     grace: float
     seconds: float
@@ -103,7 +110,7 @@ def tombstone() -> bytes:
 
 def version() -> bytes:
     """Return a version for a value."""
-    return _LAYOUT + b"V" + os.urandom(16)
+    return VALUE + os.urandom(16)
 
 
 def read_front(data: bytes, canonical: bytes) -> Front:
@@ -114,22 +121,15 @@ def read_front(data: bytes, canonical: bytes) -> Front:
     """
     if len(data) < FRONT:
         raise Rejected("malformed")
-    name, stale, grace, seconds, call, count = _FRONT.unpack_from(data)
+    name, life, stale, grace, seconds, call, count = _FRONT.unpack_from(data)
     end = FRONT + count * TOKEN
     # Not a number is not in order either: it fails every comparison.
-    spans = 0 <= stale <= _LONGEST and 0 <= grace <= _LONGEST and 0 <= seconds <= _LONGEST
-    if not name.startswith(_LAYOUT + b"V") or not spans or len(data) < end:
+    spans = all(0 <= span <= _LONGEST for span in (life, stale, grace, seconds))
+    if not name.startswith(VALUE) or not spans or len(data) < end:
         raise Rejected("malformed")
     if call != call_digest(canonical):
         raise Rejected("other_call")
-    return Front(
-        version=name,
-        stale=stale,
-        grace=grace,
-        seconds=seconds,
-        call=call,
-        tokens=split_tokens(data[FRONT:end]),
-    )
+    return Front(name, life, stale, grace, seconds, call, split_tokens(data[FRONT:end]))
 
 
 def split_tokens(data: bytes) -> tuple[bytes, ...]:
@@ -164,7 +164,7 @@ class Envelopes:
             smaller = zlib.compress(payload, 1)
             if len(smaller) < len(payload):
                 payload, flags = smaller, flags | _COMPRESSED
-        spans = (front.stale, front.grace, front.seconds)
+        spans = (front.life, front.stale, front.grace, front.seconds)
         head = _FRONT.pack(front.version, *spans, front.call, len(front.tokens))
         data = b"".join((head, *front.tokens, bytes((flags,)), payload))
         if self._keys:

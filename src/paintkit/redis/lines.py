@@ -17,7 +17,7 @@ import redis
 import redis.asyncio
 
 from paintkit.redis.names import Names
-from paintkit.redis.wire import Command
+from paintkit.redis.wire import Batch, Command
 
 __all__ = ["AWAY", "AsyncioLines", "BlockingLine", "BlockingLines"]
 
@@ -45,12 +45,21 @@ class BlockingLine:
         self.used = False
 
     def run(self, command: Command) -> Any:
-        """Run a script and return its reply."""
+        """Return the reply of a script, or the replies of a batch: where there is none, the server's error."""
+        if isinstance(command, Batch):
+            self.connection.send_packed_command([command.data], check_health=False)
+            return [self._reply() for _ in range(command.count)]
         script, keys, arguments = command
         try:
             return self.exchange(script.call(keys, arguments))
         except redis.exceptions.NoScriptError:
             return self.exchange(script.first_call(keys, arguments))
+
+    def _reply(self) -> Any:
+        try:
+            return self.connection.read_response(disable_decoding=True)
+        except redis.ResponseError as error:  # the replies behind it have to be read all the same
+            return error
 
     def exchange(self, command: bytes) -> Any:
         """Send a command and return its reply."""
@@ -140,11 +149,20 @@ class _AsyncioLine:
         self.used = False
 
     async def run(self, command: Command) -> Any:
+        if isinstance(command, Batch):
+            await self.connection.send_packed_command([command.data], check_health=False)
+            return [await self._reply() for _ in range(command.count)]
         script, keys, arguments = command
         try:
             return await self._exchange(script.call(keys, arguments))
         except redis.exceptions.NoScriptError:
             return await self._exchange(script.first_call(keys, arguments))
+
+    async def _reply(self) -> Any:
+        try:
+            return await self.connection.read_response(disable_decoding=True)
+        except redis.ResponseError as error:
+            return error
 
     async def _exchange(self, command: bytes) -> Any:
         await self.connection.send_packed_command([command], check_health=False)

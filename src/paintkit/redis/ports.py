@@ -16,7 +16,7 @@ from paintkit.cache.levels import SAME, Codec, Place, Sight
 from paintkit.errors import RejectedError
 from paintkit.redis import envelope
 from paintkit.redis.commands import LONGEST, Commands
-from paintkit.redis.envelope import FRONT, TOKEN, VERSION, Envelopes, Front, Rejected, split_tokens
+from paintkit.redis.envelope import FRONT, TOKEN, VALUE, VERSION, Envelopes, Front, Rejected, split_tokens
 from paintkit.redis.kept import Change
 from paintkit.redis.lines import AWAY
 from paintkit.redis.names import Names
@@ -102,16 +102,33 @@ class LevelPort:
             return Sight(None)
         self._counts.looks += 1
         try:
+            if known is None:
+                replies = await self._run(self._names, self._commands.glance(self._names, place))
+                sight = self._glanced(place, codec, *replies)
+                if sight is not None:
+                    return sight
             reply = await self._run(self._names, self._commands.look(self._names, place, known))
         except (*AWAY, RejectedError) as error:
             self._miss(error)
             return Sight(None)
         if len(reply) == 2 and reply[1].__class__ is int:
-            return self._read(place, codec, reply, known)
+            return self._read(place, codec, reply[0], reply[1], known)
         version, tokens, *size = reply
         if size:
             self._reject("too_large" if size[0] > 0 else "malformed", place)
         return Sight(version, split_tokens(tokens))
+
+    def _glanced(self, place: Place, codec: Codec, milliseconds: Any, data: Any, found: Any) -> Sight | None:
+        """Make a sight of a value and its tokens; `None` if it takes a script to go on, for something is missing or strange."""
+        if data.__class__ is not bytes or not data.startswith(VALUE) or found.__class__ is not list:
+            return None
+        end = FRONT + TOKEN * len(found)
+        tokens = b"".join([token or b"" for token in found])
+        if len(tokens) != end - FRONT or not end < len(data) <= self._envelopes.max_bytes:
+            return None
+        if data[FRONT - 1] != len(found) or data[FRONT:end] != tokens:
+            return Sight(data[:VERSION], split_tokens(tokens))  # it was loaded under other ones
+        return self._read(place, codec, data, milliseconds, None)
 
     async def fill(
         self,
@@ -131,6 +148,7 @@ class LevelPort:
         left = min(left, LONGEST)
         front = Front(
             version=envelope.version(),
+            life=left,
             stale=left - min(fresh, left),
             # So that the place still stands, to be checked against, if the value ends while its next load is on its way.
             grace=min(self._longest_load, left),
@@ -167,9 +185,8 @@ class LevelPort:
             self._kept.keep(told)
             raise
 
-    def _read(self, place: Place, codec: Codec, reply: tuple[bytes, int], known: bytes | None) -> Sight:
+    def _read(self, place: Place, codec: Codec, data: bytes, milliseconds: int, known: bytes | None) -> Sight:
         """Make a sight of what stands there as a value, and for how many milliseconds."""
-        data, milliseconds = reply
         version = data[:VERSION]
         value: Any = SAME
         try:
@@ -181,9 +198,9 @@ class LevelPort:
                 value = Success(codec.decode(payload))
         except ValueError as error:
             self._reject(error.reason if isinstance(error, Rejected) else "undecodable", place)
-            tokens = data[FRONT : FRONT + TOKEN * len(place.marks)]  # the server has compared them
+            tokens = data[FRONT : FRONT + TOKEN * len(place.marks)]  # they have been compared
             return Sight(version, split_tokens(tokens))
-        left = min(milliseconds / 1000 - front.grace, LONGEST)
+        left = min(milliseconds / 1000 - front.grace, front.life, LONGEST)
         if left <= 0:
             return Sight(version, front.tokens)
         self._counts.note_hit(len(data))

@@ -25,7 +25,7 @@ for i = 1, marks do
     end
 end
 tokens = table.concat(tokens)
-local front = redis.pcall('GETRANGE', KEYS[1], 0, 60 + 8 * marks)
+local front = redis.pcall('GETRANGE', KEYS[1], 0, 68 + 8 * marks)
 local kind = type(front) == 'string' and #front >= 20 and string.match(front, '^PK\1([VLT])')
 if not kind then
     redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -36,10 +36,10 @@ if kind ~= 'V' then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
     return {version, tokens}
 end
-if #front < 61 + 8 * marks then
+if #front < 69 + 8 * marks then
     return {version, tokens, -1}
 end
-if string.byte(front, 61) ~= marks or string.sub(front, 62) ~= tokens then
+if string.byte(front, 69) ~= marks or string.sub(front, 70) ~= tokens then
     return {version, tokens}
 end
 if version == ARGV[1] then

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from typing import TypeAlias
 
-__all__ = ["Command", "Script", "packed"]
+__all__ = ["Batch", "Command", "Script", "packed"]
 
 
 def packed(*parts: bytes) -> bytes:
@@ -43,5 +43,20 @@ class Script:
         return packed(b"EVAL", self.source, b"%d" % len(keys), *keys, *arguments)
 
 
-#: A script, its keys and its arguments.
-Command: TypeAlias = tuple[Script, tuple[bytes, ...], tuple[bytes, ...]]
+class Batch:
+    """Several plain commands in one go, for what needs no script: each is a step of its own.
+
+    Attributes:
+        data: What goes over the wire.
+        count: How many replies come back.
+    """
+
+    __slots__ = ("count", "data")
+
+    def __init__(self, *commands: bytes) -> None:
+        self.data = b"".join(commands)
+        self.count = len(commands)
+
+
+#: A script, its keys and its arguments; or plain commands.
+Command: TypeAlias = tuple[Script, tuple[bytes, ...], tuple[bytes, ...]] | Batch

@@ -263,7 +263,7 @@ class CacheLevelContract(Contract):
 
         async def fill() -> None:
             assert await here.fill(place_of("a"), await here.look(place_of("a")), 1, fresh=0.1, left=30.0)
-            assert await here.fill(place_of("b"), await here.look(place_of("b")), 1, fresh=0.1, left=0.1)
+            assert await here.fill(place_of("b"), await here.look(place_of("b")), 1, fresh=0.05, left=0.05)
             before.append(await there.look(place_of("b")))
 
         async def look() -> None:
