@@ -8,7 +8,9 @@ from typing import Any, assert_type
 import cachetools
 
 from paintkit import CacheManager, S3FIFOCache
+from paintkit.cache.levels import SharedLevel
 from paintkit.cache.reports import CacheInfo, Explanation, Removal
+from paintkit.testing import FakeLevel, FakeServer
 
 cache = CacheManager("studio", maxsize=100, timeout=None)
 
@@ -52,6 +54,22 @@ async def stock(sku: str) -> int:
 def varied(paint_id: int, trace: str = "") -> str | None:
     """Every option."""
     return trace or str(paint_id)
+
+
+level: SharedLevel = FakeLevel(FakeServer())
+shared_cache = CacheManager("shop", level2=level, max_unverified=timedelta(minutes=1))
+
+
+@shared_cache.cache_result(timeout=60, level2=True)
+async def shared(paint_id: int) -> str:
+    """Shared with other processes."""
+    return str(paint_id)
+
+
+@shared_cache.cache_result(level2=False)
+def private(paint_id: int) -> str:
+    """Kept in memory."""
+    return str(paint_id)
 
 
 @cache.cache_many(timeout=lambda value: 5, absent_timeout=1, tags=lambda key: (f"x:{key}",), copy="shallow")
@@ -101,6 +119,8 @@ def blocking() -> None:
     Shelf.row.invalidate(Shelf(), 1)
     cache.of(Shelf().row).invalidate(1)
     cache.of(paint).invalidate(1, page=2)
+    assert_type(private(1), str)
+    assert_type(shared_cache.get_stats()["level2"], dict[str, float])
     as_callable: Callable[[int], str] = paint
     as_callable(1)
     assert_type(prices({1, 2}), dict[int, str])
@@ -137,6 +157,8 @@ async def asynchronous() -> None:
     assert_type(await cache.of(Shelf().column).peek(1), bytes | None)
     assert_type(await Shelf().column(1), bytes)
     await cache.of(Shelf().column).invalidate(1)
+    assert_type(await shared(1), str)
+    await shared.put("x", 1)
     as_callable: Callable[[str], Coroutine[Any, Any, int]] = stock
     await as_callable("x")
 
@@ -149,6 +171,8 @@ def refused() -> None:
     paint.put(b"red", 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.of(Shelf().row).invalidate("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.invalidate(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    CacheManager(level2="redis://localhost")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    cache.cache_result(level2="redis")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     cache.cache_result(copy="all")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     prices(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     prices.put(3, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
