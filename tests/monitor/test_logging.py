@@ -62,6 +62,8 @@ def test_an_observation_becomes_a_record(colour, kept):
     [
         ("retry.gave_up", "WARNING"),
         ("event_bus.handler_failed", "ERROR"),
+        ("outbox.dead", "ERROR"),
+        ("outbox.retrying", "WARNING"),
         ("cache.invalidated", "INFO"),
         ("retry.waiting", "DEBUG"),
         ("studio.sold", "CRITICAL"),

@@ -14,6 +14,7 @@ from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from paintkit.sqlalchemy.outbox_store import Store
 from paintkit.sqlalchemy.sessions import UnitSession
 from paintkit.testing import FakeClock
+from tests.redis.conftest import until
 from tests.sqlalchemy.office import Office
 
 KINDS = ("sqlite-file", "postgres", "postgres-async")
@@ -735,6 +736,23 @@ def test_wrong_options_are_refused(house, options, kind, match):
     """By name, when the outbox is made."""
     with pytest.raises(kind, match=match):
         Outbox(house.db, **options)
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@pytest.mark.parametrize("schema", ["a" * 60, 'quoted "name"'])
+def test_a_name_that_notifications_cannot_bear_fails_no_commit(house, schema):
+    """PostgreSQL refuses channels of more than 63 bytes at NOTIFY, so at every commit with an event."""
+    outbox, heard = Outbox(house.db, prefix="p" * 40, schema=schema), []
+    quoted = schema.replace('"', '""')
+    with house.db.engine.begin() as connection:
+        connection.exec_driver_sql(f'CREATE SCHEMA IF NOT EXISTS "{quoted}"')
+    outbox.create_tables()
+    bus = EventBus(transport=outbox)
+    bus.subscribe("*", heard.append, name="hears")
+    with outbox.relay():
+        bus.publish("paint.created", 1)
+        until(lambda: heard == [1])
+    house.db.close()
 
 
 def test_an_outbox_is_over_a_manager():

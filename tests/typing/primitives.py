@@ -18,6 +18,16 @@ def welcome(name: str) -> int:
     return len(name)
 
 
+@bus.subscribe("paint.created", name="index", kind="work", idempotent=True)
+def index(name: str) -> int:
+    """So does one with options."""
+    return len(name)
+
+
+assert_type(index("Ultramarine"), int)
+assert_type(bus.subscribe("paint.*", print, weak=True), Subscription)
+
+
 @bus.subscribe("paint.created")
 async def welcome_later(name: str) -> None:
     """An async one, too."""

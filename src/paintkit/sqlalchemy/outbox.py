@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import weakref
@@ -123,7 +124,7 @@ class Outbox:
         self.metadata = MetaData()
         prefix = _checked_prefix(prefix)
         tables = outbox_tables(self.metadata, prefix, schema)
-        self.store = Store(tables, f"{schema}.{prefix}outbox" if schema else f"{prefix}outbox")
+        self.store = Store(tables, _channel(prefix, schema))
         self._bus: Receivers | None = None
         self._relays: weakref.WeakSet[Relay] = weakref.WeakSet()  # those that run
         _outboxes.add(self)
@@ -379,6 +380,14 @@ def _checked_prefix(prefix: str) -> str:
             f"prefix must be 1 to 40 letters, digits and underscores, and begin with no digit, not {prefix!r}"
         )
     return prefix
+
+
+def _channel(prefix: str, schema: str | None) -> str:
+    """Return a name for PostgreSQL's NOTIFY, whose names have at most 63 bytes: a longer one would fail every commit."""
+    name = f"{prefix}outbox" if schema is None else f"{schema}.{prefix}outbox"
+    if re.fullmatch(r"[A-Za-z0-9_.]{1,63}", name):
+        return name
+    return f"paintkit_outbox_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def _limit(handler_timeout: Seconds, lease: float) -> float:
