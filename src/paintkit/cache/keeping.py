@@ -126,7 +126,7 @@ class Keeping(Record):
         """Return what to put in the place of a value, and how long it lives there."""
         outcome, timeout = verdict.outcome, verdict.timeout
         if isinstance(outcome, Success):
-            life = self.freshness.plan(now, timeout, verdict.seconds, backoff.shared_rng().random)
+            life = self.freshness.plan(now, timeout, verdict.seconds, _draw)
             if life.span is not None and (callable(self.timeout) or isinstance(verdict, Found)):
                 life = life._replace(span=rounded(life.span))
             return outcome.value, life
@@ -141,3 +141,8 @@ class Keeping(Record):
         if chosen is None:
             return None
         return _arguments.seconds("what timeout returns", chosen, zero=True, most=math.inf)
+
+
+def _draw() -> float:
+    # The generator is looked up by who needs chance: most lives are planned without.
+    return backoff.shared_rng().random()

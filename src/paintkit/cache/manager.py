@@ -296,7 +296,8 @@ class CacheManager:
         decorated function takes any iterable of keys and returns a dict of those that have a value, in the order asked. Keys
         whose values are there are not loaded; those that somebody else is loading are waited for; the rest comes in one call.
 
-        The values are kept in memory only, also beside a second level. Its extras are those of `cache_result`, for one key: `fn.invalidate(key)`, `fn.put(value, key)` and so on.
+        The values are kept in memory only, also beside a second level. The extras are those of `cache_result`, for one key:
+        `fn.invalidate(key)`, `fn.put(value, key)` and so on.
 
         Args:
             timeout: The time to live of each value, as in `cache_result`.
