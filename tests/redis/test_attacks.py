@@ -238,7 +238,7 @@ PAYLOADS = {
 
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_a_hostile_payload_is_a_miss(shop, name):
-    """Counted by its reason; and the place can be filled again."""
+    """T22: counted by its reason; and the place can be filled again."""
     make, why = PAYLOADS[name]
     schema = shop.codec.encode([[]])[:8]
     shop.plant(shop.forge(make(schema)))
@@ -259,7 +259,7 @@ def test_a_forged_value_in_order_is_found(shop):
 
 
 def test_values_swapped_between_keys_are_misses(shop):
-    """Even without signatures: a value knows its call."""
+    """T23: even without signatures, for a value knows its call."""
     shop.fill([["red"]], "red")
     shop.fill([["blue"]], "blue")
     red, blue = shop.client.get(shop.address("red")), shop.client.get(shop.address("blue"))

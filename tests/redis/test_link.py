@@ -373,6 +373,16 @@ def test_a_cancelled_invalidation_is_made_up_for(shops, own_redis):
     until(lambda: shop.look().version is not None)
 
 
+def test_what_is_kept_is_told_at_the_end(shops):
+    """If the server is back by then: who closes will not say it later."""
+    shop, other = shops().linked(), shops().linked()
+    shop.fill(shop.look(), 1)
+    shop.member.kept.keep([Change("p", PLACE.key)])
+    shop.level.close()
+    assert other.look().value is None
+    until(lambda: other.ears.heard == [PLACE.key])
+
+
 def test_what_is_kept_is_kept_once():
     """The latest of each; what changed again while it was told is told again."""
     kept = Kept()

@@ -5,6 +5,7 @@ What one process has loaded the others need not load, and what one has invalidat
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from weakref import WeakValueDictionary, finalize
 
 from paintkit import _arguments, circuit_breaker
 from paintkit._locks import new_lock
+from paintkit.errors import RejectedError
 from paintkit.machines.breaker import CircuitState
 from paintkit.redis.commands import Commands
 from paintkit.redis.envelope import Envelopes
 from paintkit.redis.feeds import ChannelFeed, Feed, StreamFeed
-from paintkit.redis.lines import AsyncioLines, BlockingLines
+from paintkit.redis.lines import AWAY, AsyncioLines, BlockingLines
 from paintkit.redis.link import BEAT, Link
 from paintkit.redis.member import Member
 from paintkit.redis.names import Names
@@ -166,8 +168,18 @@ class RedisLevel:
         self._closed = True
         self._link.stop()
         self._link.join()
+        with contextlib.suppress(*AWAY, RejectedError):
+            self._tell_the_rest()
         self._lines.hang_up()
         self._alines.close()
+
+    def _tell_the_rest(self) -> None:
+        """Say what was kept, for nobody will later."""
+        for member in list(self._members.values()):
+            pending = member.kept.pending()
+            for command in self._commands.drops(member.names, list(pending)):
+                self._ask(member.names, command)
+            member.kept.told(pending)
 
     def _connect(self, url: str, timeout: float) -> None:
         self._lines = BlockingLines(url, timeout, self._commands.greet)
