@@ -58,6 +58,9 @@ class Options:
         rollback_if: Callable[[Any], object] | None,
     ) -> Options:
         """Return the options, or raise an error that names the one that is wrong."""
+        given = (isolation, timeout, rollback_if)
+        if propagation == "required" and read_only is False and given == (None, None, None):
+            return _USUAL  # what nearly every block asks for, each time anew
         return cls(
             cast("Propagation", _arguments.choice("propagation", propagation, _PROPAGATIONS)),
             _arguments.flag("read_only", read_only),
@@ -67,6 +70,9 @@ class Options:
             None if timeout is None else _arguments.seconds("timeout", timeout),
             None if rollback_if is None else _arguments.callback("rollback_if", rollback_if),
         )
+
+
+_USUAL: Final = Options()
 
 
 class Owner(Protocol):

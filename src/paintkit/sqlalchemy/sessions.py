@@ -377,7 +377,8 @@ class UnitSession(Session):
         """Roll back what is open, and close; for the unit of work."""
         try:
             # Before the close: it makes objects transient again that were new in what is rolled back.
-            super().rollback()
+            if self.in_transaction():
+                super().rollback()
         finally:
             super().close()
 
