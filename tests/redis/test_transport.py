@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from paintkit import backoff, observations
-from paintkit.envelope import Envelope
+from paintkit.envelope import Envelope, current_event
 from paintkit.errors import EventNotSentError
 from paintkit.events.bus import EventBus
 from paintkit.redis import RedisStreams, stream_threads
@@ -490,6 +490,31 @@ def test_closing_leaves_no_idle_consumer_behind(connect):
     assert [] == transport._quick._client.xinfo_consumers(transport._quick._stream, group)
     with pytest.raises(ValueError, match="is closed"):
         bus.subscribe("paint.sold", heard.append, name="late")
+
+
+def test_closing_gives_back_what_was_taken_and_not_begun(connect):
+    """Others have it at once, not when the lease ends, and it does not count as an attempt."""
+    first, begun, attempts = connect(), threading.Event(), []
+    bus = EventBus(transport=connect(workers=0))
+
+    def slow(data):
+        begun.set()
+        until(first._house.stop.is_set)
+
+    store, group = first._quick, first._house.group_of("count")
+    store.begin(group, at="0-0")
+    for number in range(4):
+        bus.publish("paint.sold", number)
+    EventBus(transport=first).subscribe("paint.sold", slow, name="count")
+    assert begun.wait(PATIENCE)
+    first.close()
+
+    def count(number):
+        attempts.append((number, current_event().attempts))
+
+    EventBus(transport=connect()).subscribe("paint.sold", count, name="count")
+    until(lambda: len(attempts) == 3)
+    assert [(1, 0), (2, 0), (3, 0)] == sorted(attempts)
 
 
 def test_an_order_is_refused_before_anything_is_sent(connect):

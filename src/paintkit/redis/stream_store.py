@@ -122,12 +122,12 @@ redis.call('HDEL', KEYS[4], ARGV[2])
 return 1
 """
 
-# KEYS: as above. ARGV: group, consumer, entry, tries, milliseconds until the next try, then the fields.
+# KEYS: as above. ARGV: group, consumer, entry, tries, milliseconds until the next try, tries that count, then the fields.
 _AGAIN: Final = (
     _MINE
     + """
-redis.call('HSET', KEYS[3], ARGV[3], cjson.encode({unpack(ARGV, 6)}))
-redis.call('HSET', KEYS[4], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[3], ARGV[3], cjson.encode({unpack(ARGV, 7)}))
+redis.call('HSET', KEYS[4], ARGV[3], ARGV[6])
 redis.call('ZADD', KEYS[2], now + ARGV[5], ARGV[3])
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 return 1
@@ -280,10 +280,18 @@ class StreamStore:
         """Note that the receiver has handled it."""
         self._client.eval(_DONE, 4, *self._keys(seat.group), seat.group, delivery.entry)
 
-    def again(self, seat: Seat, delivery: Delivery, delay: float) -> None:
-        """Let the receiver have it again, in so many seconds; nothing if somebody else has it by now."""
+    def again(self, seat: Seat, delivery: Delivery, delay: float, *, tried: bool = True) -> None:
+        """Let the receiver have it again, in so many seconds; nothing if somebody else has it by now.
+
+        Args:
+            seat: Who gives it back.
+            delivery: What was taken.
+            delay: Seconds.
+            tried: Whether that was a try.
+        """
         mine = (*seat, delivery.entry, delivery.tries)
-        self._client.eval(_AGAIN, 4, *self._keys(seat.group), *mine, _milliseconds(delay), *delivery.fields)
+        terms = (_milliseconds(delay), delivery.tries if tried else delivery.tries - 1)
+        self._client.eval(_AGAIN, 4, *self._keys(seat.group), *mine, *terms, *delivery.fields)
 
     def bury(self, seat: Seat, delivery: Delivery, receiver: str, error: str) -> None:
         """Give it up; nothing if somebody else has it by now."""

@@ -257,7 +257,8 @@ class Worker(Patient):
         begun = clock.now()
         for delivery in taken:
             if self._stop.is_set():
-                return  # the others take over what is left
+                self._store.again(self._seat(receiver), delivery, 0.0, tried=False)
+                continue
             if clock.now() - begun > self._house.lease / 4 and not self._renew(receiver, delivery):
                 continue
             self._handle(receiver, delivery)
