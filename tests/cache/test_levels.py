@@ -600,6 +600,19 @@ def test_a_unit_finds_what_others_loaded_and_shares_nothing(here, there, inside)
     assert ["red", "blue"] == here.loads
 
 
+def test_a_refresh_in_a_unit_loads(here, there, table, inside):
+    """What the level has is no answer to who wants it anew."""
+    here("red")
+    table["red"] = 7
+
+    def body(call):
+        with unit_of_work():
+            assert 7 == call(there.price.refresh, "red")
+
+    inside(body)
+    assert 7 == there()
+
+
 def test_a_unit_reads_around_what_it_invalidated(here, there, table, inside):
     """T29: it sees its own change at once, the others after the commit, and nobody if it is rolled back."""
     assert [1, 1] == [here(), there()]

@@ -202,7 +202,8 @@ class Loader:
         unit = ambient.unit_of_work.get()
         if unit is not None:
             self.store.note_miss(call)
-            return (await self._load_inside(unit, call, later, runtime)).unwrap()
+            outside = self._find_outside(unit, call, runtime)
+            return (await outside or await self._load_inside(unit, call, later, runtime)).unwrap()
         shared = self.section.shared
         fetch: Callable[[], Any] = later if shared is None else shared.fetching(later, runtime, self.store)
         while True:
@@ -341,21 +342,27 @@ class Loader:
         if call.identities:
             self.store.mourn(call.identities)
 
+    async def _find_outside(
+        self, unit: ambient.UnitOfWork, call: Entry, runtime: Runtime
+    ) -> Outcome[Any] | None:
+        """Return what a second level has for a unit of work: it serves like a copy in memory."""
+        shared = self.section.shared
+        if shared is None or self.store.is_dirty(call, unit):
+            return None
+        began = ambient.process.epoch
+        found = await shared.find(call, runtime)
+        if found is None:
+            return None
+        self.store.keep(call, found, since=began)
+        return found.outcome
+
     async def _load_inside(
         self, unit: ambient.UnitOfWork, call: Entry, later: Callable[[], Any], runtime: Runtime
     ) -> Outcome[Any]:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see.
 
-        What a second level has serves like a copy in memory. Nothing is put there: what the unit reads may be older than
-        what a look saw.
+        Nothing is put into a second level: what the unit reads may be older than what a look there saw.
         """
-        shared = self.section.shared
-        if shared is not None and not self.store.is_dirty(call, unit):
-            began = ambient.process.epoch
-            found = await shared.find(call, runtime)
-            if found is not None:
-                self.store.keep(call, found, since=began)
-                return found.outcome
         verdict = await self._load_alone(call, later, runtime)
         if not unit.wrote and not self.store.is_dirty(call, unit):
             self.store.keep(call, verdict, since=unit.began)

@@ -162,6 +162,18 @@ class FakeLevel:
         slow: Seconds that every question to the server takes, default 0.
         interlude: Is called before and after every step with its name (`"look"`, `"looked"`, `"fill"`, `"filled"`, `"drop"`,
             `"dropped"`): the place for what happens just then. In asyncio it may be `async def`.
+
+    Example:
+        >>> from paintkit import CacheManager
+        >>> server = FakeServer()
+        >>> here, there = (CacheManager("shop", level2=FakeLevel(server)) for _ in range(2))
+        >>> def price(sku: str) -> int:
+        ...     print("loading")
+        ...     return 350
+        >>> price_here, price_there = here.cache_result(price), there.cache_result(price)
+        >>> price_here("red"), price_there("red")
+        loading
+        (350, 350)
     """
 
     name = "fake"
