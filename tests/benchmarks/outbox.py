@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, make_url
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, func, insert, make_url, select
 from sqlalchemy.pool import NullPool
 
 from paintkit import EventBus
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from tests import services
+from tests.benchmarks.course import UnfairError
 
 _TARGET = 2000  # events a second, on PostgreSQL, in groups
 
@@ -35,15 +36,17 @@ def main() -> None:
     for name, database in (("SQLite", _sqlite), ("PostgreSQL", _postgres)):
         with database() as url:
             print(f"\n{name}, {options.events} events, {options.units} published in one unit of work")
-            for line in _lines(url, options.events, options.units):
+            for line in lines(url, options.events, options.units):
                 print(line, flush=True)
 
 
-def _lines(url: str, events: int, units: int) -> Iterator[str]:
+def lines(url: str, events: int, units: int) -> Iterator[str]:
+    """Measure on one database; raise `UnfairError` if a handler did not do what is measured."""
     db = DatabaseConnectionManager(url)
     _SOLD.metadata.create_all(db.engine)
     Outbox(db).create_tables()
-    bare = _seconds(lambda: _call_each(db, events))
+    with _effects(db, events):
+        bare = _seconds(lambda: _call_each(db, events))
     yield _line("the handler alone, a unit of work for each", events, bare, bare)
     for group in (1, 10, 50):
         outbox = Outbox(db, batch_size=200, group=group)
@@ -52,10 +55,24 @@ def _lines(url: str, events: int, units: int) -> Iterator[str]:
         published = _seconds(partial(_publish, db, bus, events, units))
         if group == 1:
             yield _line("publish", events, published, bare)
-        delivered = _seconds(outbox.run_once)
+        with _effects(db, events):
+            delivered = _seconds(outbox.run_once)
         yield _line(f"relay, handler and inbox, group={group}", events, delivered, bare)
         yield _line(f"publish, relay, handler and inbox, group={group}", events, published + delivered, bare)
     db.close()
+
+
+@contextmanager
+def _effects(db: DatabaseConnectionManager, wanted: int) -> Iterator[None]:
+    """Refuse to measure what has not that many effects."""
+    count = select(func.count()).select_from(_SOLD)
+    with db.engine.connect() as connection:
+        before = connection.execute(count).scalar_one()
+    yield
+    with db.engine.connect() as connection:
+        stored = connection.execute(count).scalar_one() - before
+    if stored != wanted:
+        raise UnfairError(f"{stored} effects of {wanted} events")
 
 
 def _line(name: str, events: int, seconds: float, bare: float) -> str:
