@@ -1,4 +1,4 @@
-"""Databases for the tests of units of work: SQLite in memory and in files, and PostgreSQL, in both colours."""
+"""Databases for the tests of units of work: SQLite in memory and in files, PostgreSQL and MariaDB, in both colours."""
 
 import os
 import uuid
@@ -15,7 +15,7 @@ DRIVERS = {
     "postgres-async": "postgresql+psycopg_async",
     "asyncpg": "postgresql+asyncpg",
 }
-KINDS = ("sqlite-memory", "sqlite-file", "postgres", "aiosqlite", "postgres-async")
+KINDS = ("sqlite-memory", "sqlite-file", "postgres", "mariadb", "aiosqlite", "postgres-async", "asyncpg")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,22 +45,23 @@ def as_postgres(command: Sequence[str]) -> list[str]:
     return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", *command]
 
 
-def own_folder(folder: Path) -> Path:
-    """Return a folder that the servers' user owns; pytest's own are closed to others."""
-    folder.mkdir(parents=True)
+@contextmanager
+def own_folder(user: str = "postgres") -> Iterator[Path]:
+    """Make a folder that the servers' user owns; not one of pytest's, which each new run closes to others again."""
+    folder = Path(tempfile.mkdtemp(prefix="paintkit-"))
     if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o001)
-    return folder
+        shutil.chown(folder, user)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 class Postgres:
     """A PostgreSQL cluster without safety nets: nothing is synced.
 
     Args:
-        folder: Where its data goes; does not exist yet.
+        folder: Where its data goes.
         host: The address it listens on.
         inside: What its commands begin with, to run it in another network.
         settings: Further settings of the server.
@@ -72,8 +74,7 @@ class Postgres:
         self._bin = _postgres_programs()
         self._inside = list(inside)
         self._settings = {"fsync": "off", "max_connections": 50, "listen_addresses": host} | settings
-        self._folder = own_folder(folder)
-        self._log = folder.with_suffix(".log")
+        self._folder, self._data, self._log = folder, str(folder / "data"), folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._run(
             "initdb",
@@ -83,9 +84,9 @@ class Postgres:
             "--encoding=UTF8",
             "--locale=C",
             "-D",
-            str(folder),
+            self._data,
         )
-        with (folder / "pg_hba.conf").open("a") as rules:
+        with (folder / "data/pg_hba.conf").open("a") as rules:
             rules.write("host all all samenet trust\n")
 
     @property
@@ -99,7 +100,7 @@ class Postgres:
         command = [
             str(self._bin / "postgres"),
             "-D",
-            str(self._folder),
+            self._data,
             "-p",
             str(self.port),
             "-k",
@@ -162,14 +163,16 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path, **options: object) -> Iterator[Postgres]:
+def postgres(**options: object) -> Iterator[Postgres]:
     """Run a server of one's own."""
-    server = Postgres(folder, **options)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
+    _postgres_programs()
+    with own_folder() as folder:
+        server = Postgres(folder, **options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def _postgres_programs() -> Path:
@@ -182,13 +185,31 @@ def _postgres_programs() -> Path:
 
 
 @contextmanager
-def pgbouncer(program: str, folder: Path, server: URL) -> Iterator[URL]:
+def mariadb(*, host: str, inside: Sequence[str] = ()) -> Iterator[URL]:
+    """Run a MariaDB server that lets everybody in.
+
+    Args:
+        host: The address it listens on.
+        inside: What its command begins with, to run it in another network.
+    """
+    with own_folder("mysql") as folder:
+        port, user = spare_port(), [] if os.geteuid() != 0 else ["--user=mysql"]
+        data = ["--no-defaults", f"--datadir={folder / 'data'}", *user]
+        subprocess.run(["mariadb-install-db", *data, "--skip-test-db"], check=True, capture_output=True)
+        options = ["--skip-grant-tables", "--skip-networking=0", f"--bind-address={host}", f"--port={port}"]
+        places = [f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        with _running([*inside, "mariadbd", *data, *options, *places], folder / "log", host, port):
+            yield make_url(f"mysql+pymysql://root@{host}:{port}/mysql")
+
+
+@contextmanager
+def pgbouncer(program: str, server: URL) -> Iterator[URL]:
     """Run PgBouncer in transaction mode, with two connections to the server for all."""
     port = spare_port()
-    own_folder(folder)
-    (folder / "users.txt").write_text(f'"{server.username}" "{server.password or ""}"\n')
-    (folder / "pgbouncer.ini").write_text(
-        f"""[databases]
+    with own_folder() as folder:
+        (folder / "users.txt").write_text(f'"{server.username}" "{server.password or ""}"\n')
+        (folder / "pgbouncer.ini").write_text(
+            f"""[databases]
 {server.database} = host={server.host} port={server.port} user={server.username}
 [pgbouncer]
 listen_addr = 127.0.0.1
@@ -199,20 +220,26 @@ auth_file = {folder / "users.txt"}
 pool_mode = transaction
 default_pool_size = 2
 """
-    )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            as_postgres([program, str(folder / "pgbouncer.ini")]), stdout=log, stderr=log
         )
+        command = as_postgres([program, str(folder / "pgbouncer.ini")])
+        with _running(command, folder / "log", "127.0.0.1", port):
+            yield server.set(host="127.0.0.1", port=port)
+
+
+@contextmanager
+def _running(command: Sequence[str], log: Path, host: str, port: int) -> Iterator[None]:
+    """Run a program until it listens, for a block, and end it."""
+    with log.open("wb") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=told)
 
     def answers() -> bool:
-        assert process.poll() is None, (folder / "log").read_text()
+        assert process.poll() is None, log.read_text()
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+            return probe.connect_ex((host, port)) == 0
 
     try:
         until(answers)
-        yield server.set(host="127.0.0.1", port=port)
+        yield
     finally:
-        process.send_signal(signal.SIGQUIT)  # immediate
+        process.terminate()
         process.wait(PATIENCE)

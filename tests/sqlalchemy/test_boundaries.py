@@ -1,6 +1,7 @@
 """Where a unit of work begins and ends."""
 
 import asyncio
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -422,7 +423,7 @@ def test_statement_error_that_is_swallowed(house: House) -> None:
                 with pytest.raises(IntegrityError):
                     await house.add("a")
                 assert ambient.unit_of_work.get().is_doomed()
-        assert "UNIQUE" in str(caught.value.__cause__).upper()
+        assert re.search("unique|duplicate", str(caught.value.__cause__), re.IGNORECASE)
         assert ["a"] == await house.stored()
 
     house.run(scenario)

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -27,10 +26,9 @@ persistent = retry(on=is_transient, attempts=200, backoff=backoff.constant(0.05)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Postgres]:
+def server() -> Iterator[servers.Postgres]:
     """A PostgreSQL server that may be killed."""
-    folder = tmp_path_factory.mktemp("mortal") / "data"
-    with servers.postgres(folder) as running:
+    with servers.postgres() as running:
         yield running
 
 
@@ -250,19 +248,19 @@ def test_a_server_that_accepts_no_writes(server: servers.Postgres) -> None:
 
 
 @pytest.fixture
-def full_disk(server: servers.Postgres, tmp_path: Path) -> Iterator[None]:
+def full_disk(server: servers.Postgres) -> Iterator[None]:
     """The server's table lies on a disk of 4 MB."""
     services.place("netns")  # who may make networks may mount
-    folder = servers.own_folder(tmp_path / "small")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True)
-    servers.own_folder(folder / "space")
-    create(server)
-    server.ask(f"CREATE TABLESPACE small LOCATION '{folder / 'space'}'")
-    server.ask("ALTER TABLE note SET TABLESPACE small")
-    yield
-    server.ask("DROP TABLE note")
-    server.ask("DROP TABLESPACE small")
-    subprocess.run(["umount", str(folder)], check=True)
+    with servers.own_folder() as folder:
+        options = f"size=4m,uid={folder.stat().st_uid},mode=700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+        create(server)
+        server.ask(f"CREATE TABLESPACE small LOCATION '{folder}'")
+        server.ask("ALTER TABLE note SET TABLESPACE small")
+        yield
+        server.ask("DROP TABLE note")
+        server.ask("DROP TABLESPACE small")
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.usefixtures("full_disk")

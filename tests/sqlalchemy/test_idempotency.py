@@ -12,11 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from paintkit import CommitOutcomeUnknownError, IdempotencyKeyReusedError, backoff, retry
 from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, is_transient
-from tests.sqlalchemy.conftest import KINDS as ALL
 from tests.sqlalchemy.house import Base, House, Paint
 from tests.sqlalchemy.proxy import Cut, Proxy
-
-KINDS = (*ALL, "mariadb")
 
 
 class Boom(Exception):

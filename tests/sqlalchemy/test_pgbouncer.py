@@ -19,11 +19,9 @@ pytestmark = pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asy
 
 
 @pytest.fixture(scope="module")
-def bouncer(shared_postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
+def bouncer(shared_postgres: str) -> Iterator[URL]:
     """A PgBouncer in front of PostgreSQL."""
-    program = services.place("pgbouncer")
-    folder = tmp_path_factory.mktemp("pgbouncer") / "own"
-    with servers.pgbouncer(program, folder, make_url(shared_postgres)) as url:
+    with servers.pgbouncer(services.place("pgbouncer"), make_url(shared_postgres)) as url:
         yield url
 
 
