@@ -314,6 +314,28 @@ def test_connection_lost_in_the_commit(house: House, monkeypatch: pytest.MonkeyP
     house.run(scenario)
 
 
+def test_a_failure_after_the_commit_is_none_of_the_work(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that dies between its COMMIT and its way back fails nothing: a retry would do the work again."""
+
+    async def scenario() -> None:
+        seen: list[int] = []
+
+        def die(_connection: object) -> None:
+            raise ConnectionResetError
+
+        monkeypatch.setattr(house.db.engine.dialect, "reset_isolation_level", die)
+        async with house.unit(isolation="SERIALIZABLE"):
+            await house.add("a")
+            house.db.on_commit(lambda: seen.append(1))
+        monkeypatch.undo()
+        assert ([1], ["a"]) == (seen, await house.stored())
+        assert "the work is stored" in caplog.text
+
+    house.run(scenario)
+
+
 @postgres_only
 def test_connection_lost_before_the_commit_is_known(house: House) -> None:
     """A connection that is lost in a statement rolls back for certain: the driver's error is raised, and it is transient."""

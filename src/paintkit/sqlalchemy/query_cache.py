@@ -55,6 +55,7 @@ class Cache(Protocol):
         timeout: Callable[[Any], Seconds | None],
         key_func: Callable[..., str],
         tags: Callable[..., Iterable[str]],
+        level2: bool,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Return a decorator that caches a function."""
         ...
@@ -122,7 +123,7 @@ class QueryCache:
 
     Args:
         db: The manager. Listeners of your own that change statements (`do_orm_execute`) have to be registered before.
-        cache: A `CacheManager`, without a second level.
+        cache: A `CacheManager`; results stay in the memory of this process, even if it has a second level.
         timeout: Seconds (> 0, default 300) or a `timedelta` for which results may be served; `None`: until they are dropped.
 
     Raises:
@@ -160,6 +161,7 @@ class QueryCache:
             timeout=lambda snapshot: cast("Snapshot", snapshot).timeout,
             key_func=lambda question: cast("_Question", question).key,
             tags=lambda question: cast("_Question", question).tags,
+            level2=False,  # what is kept belongs to this process: its numbers and its mapped classes
         )(_load)
         _caches[db] = self
         event.listen(db.engine, "before_cursor_execute", self._on_statement)

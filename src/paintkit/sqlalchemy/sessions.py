@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from sqlalchemy import Connection, Engine, TextClause, event, inspect
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.state import InstanceState
 from typing_extensions import override
@@ -57,7 +56,7 @@ class UnitOfWork:
     """
 
     __slots__ = (
-        "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
+        "_committed", "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
         "async_session", "began", "depth", "discarded", "isolation", "label", "outer", "over", "read_only", "session",
         "unresolved",
     )  # fmt: skip
@@ -90,6 +89,7 @@ class UnitOfWork:
         self.over = False
         self._owner: object = current_owner()
         self._ledger = Ledger()
+        self._committed = False
         self._wrote = False
         self._dirty: set[Hashable] = set()
         self._connection: Connection | None = None
@@ -200,6 +200,10 @@ class UnitOfWork:
                 RuntimeError("an inner boundary called rollback() or close() on the session"), root=True
             )
 
+    def note_commit(self) -> None:
+        """The transaction was committed."""
+        self._committed = True
+
     def savepoint_began(self) -> None:
         """A nested transaction began, ours or the user's."""
         self._ledger.open()
@@ -271,14 +275,33 @@ class UnitOfWork:
         inquiry = None
         if self._wrote and self._resolver is not None and self._connection is not None:
             inquiry = self._resolver.begin_inquiry(self._connection)
+        entry = self._pool_entry()
         try:
             session.commit_unit()
-        except DBAPIError as failure:
+        except Exception as failure:
+            if self._committed:
+                # The connection could not be given back as it was taken; what is stored is stored.
+                _log.exception("the work is stored, but closing its transaction failed")
+                self._drop(entry, failure)
+                return
             aborted = inquiry is not None and inquiry.outcome == "aborted"
             if not self._wrote or aborted or not outcome_is_unknown(failure):
                 raise
             self.unresolved = commits.unknown(inquiry)
             self.unresolved.__cause__ = failure
+
+    def _pool_entry(self) -> Any:
+        """The pool's entry of the connection, if something has to be set back in it before it is used again."""
+        if self.isolation is None or self._connection is None:
+            return None
+        return cast("Any", self._connection.connection)._connection_record
+
+    def _drop(self, entry: Any, failure: Exception) -> None:
+        """Give up a connection whose way back into the pool failed: SQLAlchemy would count it as taken for ever."""
+        if entry is not None and entry.fairy_ref is None and self._connection is not None:
+            entry.finalize_callback.clear()
+            entry.invalidate(failure)
+            self._connection.engine.pool._return_conn(entry)
 
     def _close(self, error: BaseException | None) -> None:
         """Give everything back; a failure here never hides the first error."""
@@ -462,9 +485,11 @@ def _on_create(session: UnitSession, transaction: SessionTransaction) -> None:
 
 
 def _on_commit(session: UnitSession) -> None:
-    # SQLAlchemy calls this for savepoints as well, and for them alone it matters here.
+    # SQLAlchemy calls this for savepoints as well.
     if session.in_nested_transaction():
         session.unit.savepoint_released()
+    else:
+        session.unit.note_commit()
 
 
 def _on_end(session: UnitSession, transaction: SessionTransaction) -> None:

@@ -39,6 +39,10 @@ _TRANSIENT_MYSQL: Final = frozenset(
 
 _MYSQL_DRIVERS: Final = frozenset({"pymysql", "MySQLdb", "mysql", "mariadb", "asyncmy", "aiomysql"})
 
+# After one of these, sent in answer to COMMIT, the work may be stored all the same: MariaDB notices a KILL, and looks
+# after its connections, when the engine has committed already.
+_UNKNOWN_OUTCOME_MYSQL: Final = frozenset({1053, 1158, 1159, 1160, 1161, 1317, 1927, 2006, 2013, 2055, 4031})
+
 _TRANSIENT_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 # libpq gives no SQLSTATE for what happens before a session exists, only words.
@@ -77,6 +81,8 @@ def outcome_is_unknown(error: BaseException) -> bool:
             return True
         if _sqlstate(one) in _UNKNOWN_OUTCOME_STATES:
             return True
+        if _driver(one) in _MYSQL_DRIVERS and one.args and one.args[0] in _UNKNOWN_OUTCOME_MYSQL:
+            return True
     return False
 
 
@@ -99,7 +105,7 @@ def _verdict(error: BaseException) -> bool | None:
         return None if isinstance(error, UnexpectedRollbackError) else False
     if isinstance(error, sa_exc.DBAPIError):
         return True if error.connection_invalidated else None
-    module = type(error).__module__.partition(".")[0]
+    module = _driver(error)
     if module in _MYSQL_DRIVERS:
         # By number: what the server means by SQLSTATE HY000 is anything from a lock to a missing column.
         return bool(error.args) and error.args[0] in _TRANSIENT_MYSQL
@@ -107,6 +113,10 @@ def _verdict(error: BaseException) -> bool | None:
     if state is not None:
         return state in _TRANSIENT_STATES
     return _by_driver(error, module)
+
+
+def _driver(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 def _sqlstate(error: BaseException) -> str | None:
