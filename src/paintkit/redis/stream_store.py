@@ -8,6 +8,7 @@ counts. Every change is one script, so that no crash leaves half of one behind. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, cast
 
@@ -157,6 +158,9 @@ return 1
 """
 
 
+_SCRIPTS: Final = (_PUBLISH, _TAKE, _RENEW, _DONE, _AGAIN, _BURY, _REPLAY)
+
+
 class Delivery(NamedTuple):
     """An event that a consumer has taken for one receiver.
 
@@ -224,6 +228,8 @@ class StreamStore:
         self._dead = f"{root}:dead"
         self._keep = keep
         self._limit = limit
+        # They run by their digests, for their texts are longer than most events.
+        self._scripts = {text: client.register_script(text) for text in _SCRIPTS}
 
     def close(self) -> None:
         """Close the connections."""
@@ -236,7 +242,7 @@ class StreamStore:
     def publish(self, envelope: Envelope) -> bool:
         """Append an event; False if the stream is full."""
         keys, bounds = (self._stream, self._number), (self._keep, self._limit, _TIDY_EVERY)
-        return bool(self._client.eval(_PUBLISH, 2, *keys, *bounds, *_fields(envelope)))
+        return bool(self._run(_PUBLISH, keys, *bounds, *_fields(envelope)))
 
     def begin(self, group: str, *, at: str) -> None:
         """Make sure that a group exists, which begins after the entry `at`."""
@@ -268,17 +274,17 @@ class StreamStore:
             abandoned: Whether to look for entries that others have not come back from, too.
         """
         arguments = (*seat, _milliseconds(lease), most, int(abandoned))
-        last, taken = cast("Any", self._client.eval(_TAKE, 4, *self._keys(seat.group), *arguments))
+        last, taken = self._run(_TAKE, self._keys(seat.group), *arguments)
         return last, [Delivery(one[0], one[1], envelope_of(one[2], one[1]), one[2]) for one in taken]
 
     def renew(self, seat: Seat, delivery: Delivery, *, lease: float) -> bool:
         """Begin the lease of a delivery anew; False if somebody else has it by now."""
         mine = (*seat, delivery.entry, delivery.tries)
-        return bool(self._client.eval(_RENEW, 4, *self._keys(seat.group), *mine, _milliseconds(lease)))
+        return bool(self._run(_RENEW, self._keys(seat.group), *mine, _milliseconds(lease)))
 
     def done(self, seat: Seat, delivery: Delivery) -> None:
         """Note that the receiver has handled it."""
-        self._client.eval(_DONE, 4, *self._keys(seat.group), seat.group, delivery.entry)
+        self._run(_DONE, self._keys(seat.group), seat.group, delivery.entry)
 
     def again(self, seat: Seat, delivery: Delivery, delay: float, *, tried: bool = True) -> None:
         """Let the receiver have it again, in so many seconds; nothing if somebody else has it by now.
@@ -291,13 +297,13 @@ class StreamStore:
         """
         mine = (*seat, delivery.entry, delivery.tries)
         terms = (_milliseconds(delay), delivery.tries if tried else delivery.tries - 1)
-        self._client.eval(_AGAIN, 4, *self._keys(seat.group), *mine, *terms, *delivery.fields)
+        self._run(_AGAIN, self._keys(seat.group), *mine, *terms, *delivery.fields)
 
     def bury(self, seat: Seat, delivery: Delivery, receiver: str, error: str) -> None:
         """Give it up; nothing if somebody else has it by now."""
         mine = (*seat, delivery.entry, delivery.tries)
         letter = ("receiver", receiver, "group", seat.group, "error", error, "tries", delivery.tries)
-        self._client.eval(_BURY, 5, *self._keys(seat.group), self._dead, *mine, *letter, *delivery.fields)
+        self._run(_BURY, (*self._keys(seat.group), self._dead), *mine, *letter, *delivery.fields)
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return what was given up, oldest first."""
@@ -316,7 +322,7 @@ class StreamStore:
         fields = found[0][1]
         group = fields["group"]
         event = [part for name in _NAMES if name in fields for part in (name, fields[name])]
-        return bool(self._client.eval(_REPLAY, 5, *self._keys(group), self._dead, letter, *event))
+        return bool(self._run(_REPLAY, (*self._keys(group), self._dead), letter, *event))
 
     def discard(self, letter: str) -> bool:
         """Drop a dead letter; False if there is none."""
@@ -354,6 +360,9 @@ class StreamStore:
         unread = cast("Any", self._client.xrange(self._stream, f"({mine['last-delivered-id']}", "+", count=1))
         lag = int(number) - int(unread[0][1]["n"]) + 1 if unread else 0
         return int(mine["pending"]) + lag + int(again)
+
+    def _run(self, script: str, keys: Sequence[str], *arguments: str | float) -> Any:
+        return self._scripts[script](keys=keys, args=arguments)
 
     def _parcels(self, group: str) -> tuple[str, str, str]:
         return f"{self._root}:due:{group}", f"{self._root}:parcels:{group}", f"{self._root}:tries:{group}"
