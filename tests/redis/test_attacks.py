@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from paintkit._runtime import Success, drive
 from paintkit.cache.levels import Place
 from paintkit.redis import RedisLevel
-from paintkit.redis.envelope import Envelopes, Front, Rejected, call_digest, lease, version
+from paintkit.redis.envelope import Envelopes, Front, Rejected, call_digest, vacancy, version
 from paintkit.redis.names import Names
 from tests import services
 
@@ -441,10 +441,10 @@ def test_keys_that_are_none_are_refused(keys, error):
         RedisLevel("redis://localhost", signing_keys=keys)
 
 
-def test_a_lease_is_no_value():
+def test_a_vacancy_is_no_value():
     """Nor is anything else of ours that is not one."""
     assert (
-        reason(lease() + struct.pack("<dddd16sB", 0, 0, 0, 0, call_digest(CANONICAL), 0) + b"\0")
+        reason(vacancy() + struct.pack("<dddd16sB", 0, 0, 0, 0, call_digest(CANONICAL), 0) + b"\0")
         == "malformed"
     )
 

@@ -275,7 +275,7 @@ def test_a_token_that_was_evicted_invalidates(shops, client):
     assert shop.fill(early, 2) is None
 
 
-def test_a_lease_that_ran_out_refuses_the_fill(shops):
+def test_a_load_that_takes_too_long_fills_nothing(shops):
     """T24: who loads longer than allowed stores nothing, and takes nothing from those who came later."""
     shop = shops(longest_load=0.05)
     late = shop.look()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from paintkit.redis import messages, scripts
-from paintkit.redis.envelope import lease, tombstone
+from paintkit.redis.envelope import tombstone, vacancy
 from paintkit.redis.kept import Change
 from paintkit.redis.names import ALL, Names
 from paintkit.redis.wire import Batch, packed
@@ -58,7 +58,7 @@ class Commands:
 
     def look(self, names: Names, place: Place, known: bytes | None) -> Command:
         """What stands there?"""
-        fresh = lease()
+        fresh = vacancy()
         keys = (names.place(place.key), *[names.token(mark) for mark in place.marks])
         return scripts.LOOK, keys, (known or b"", fresh, self._hold, fresh[-8:], _TOKEN_MS, self._most)
 

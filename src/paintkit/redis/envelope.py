@@ -31,10 +31,10 @@ __all__ = [
     "Front",
     "Rejected",
     "call_digest",
-    "lease",
     "read_front",
     "split_tokens",
     "tombstone",
+    "vacancy",
     "version",
 ]
 
@@ -98,8 +98,8 @@ def call_digest(canonical: bytes) -> bytes:
     return hashlib.blake2b(canonical, digest_size=16, person=b"envelope").digest()
 
 
-def lease() -> bytes:
-    """Return a version for a place where nothing stands."""
+def vacancy() -> bytes:
+    """Return a version for a place where nothing stands: what a look leaves there."""
     return _LAYOUT + b"L" + os.urandom(16)
 
 

@@ -1,7 +1,7 @@
 """The scripts of the shared cache level: each is one step that no other client can get into the middle of.
 
 A place holds 20 bytes of *version* (layout, kind, a random name), then what the kind has beyond it: a value (`V`) has much, see
-`envelope`; a lease (`L`, left by a look that found nothing) and a tombstone (`T`, left by a drop) have nothing. A token is 8 random bytes.
+`envelope`; a vacancy (`L`, left by a look that found nothing) and a tombstone (`T`, left by a drop) have nothing. A token is 8 random bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from paintkit.redis.wire import Script
 __all__ = ["DROP", "FILL", "GREET", "LOOK"]
 
 # KEYS: the place, the tokens of its marks.
-# ARGV: the version that the caller has a copy of, or ''; a new lease; for how long it stands (ms); a new token; for how long
+# ARGV: the version that the caller has a copy of, or ''; a new vacancy; for how long it stands (ms); a new token; for how long
 # (ms); the largest value that may travel (bytes).
 # Returns {value, ms left}; for the caller's own copy {its front, ms left}; where no value is {version, tokens}; and where one
 # is that we do not take {version, tokens, size}, in which a size of -1 stands for what is none of ours.
