@@ -101,7 +101,9 @@ def take(result: Result[Any], timeout: float | None) -> Snapshot:
     uniqueness = result._unique_filter_state
     frozen = result.freeze()
     nodes = _Nodes()
-    rows = tuple(tuple(nodes.plain(value) for value in row) for row in frozen._rewrite_rows())
+    # Of a single entity SQLAlchemy keeps no rows, but what is in them.
+    found = [(one,) for one in frozen.data] if frozen._source_supports_scalars else frozen.data
+    rows = tuple(tuple(nodes.plain(value) for value in row) for row in found)
     return Snapshot(rows, nodes.complete(), frozen.with_new_rows([]), uniqueness, timeout)
 
 
