@@ -470,3 +470,5 @@ def test_the_server_of_everybody_is_enough():
     shop = Shop(services.place("redis"), prefix=f"paintkit-test-{os.getpid()}")
     assert shop.look().version is not None
     shop.level.close()
+    with redis.Redis.from_url(services.place("redis")) as client:
+        client.delete(*client.keys(f"paintkit-test-{os.getpid()}:*"))
