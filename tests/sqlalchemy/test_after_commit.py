@@ -67,3 +67,30 @@ def test_invalidation_follows_the_commit(house: House) -> None:
         assert 7 == stock("a")
 
     house.run(scenario)
+
+
+def test_a_released_savepoint_tells_nobody(house: House) -> None:
+    """What a savepoint released, and the unit around it rolled back: no hook, no event, no invalidation."""
+    bus, cache, seen = EventBus(), CacheManager(), []
+    bus.subscribe("paint.added", seen.append)
+
+    @cache.cache_result(tags=("paints",))
+    def load() -> int:
+        seen.append("loaded")
+        return 1
+
+    async def scenario() -> None:
+        load()
+        with pytest.raises(Boom):
+            async with house.unit():
+                async with house.unit(propagation="nested"):
+                    await house.add("a")
+                    house.db.on_commit(lambda: seen.append("hook"))
+                    bus.publish("paint.added", "a")
+                    cache.invalidate("paints")
+                raise Boom
+        load()
+        assert (["loaded"], []) == (seen, await house.stored())
+        assert 0 == cache.get_stats()["invalidations"]
+
+    house.run(scenario)
