@@ -42,7 +42,7 @@ def create_app(config: Config) -> Flask:
     app = Flask("studio")
     app.config.update(config.as_flask())
     pool = PoolConfig.development() if config.development else PoolConfig.production()
-    kit = open_toolkit(app, pool=pool)
+    kit = open_toolkit(app, pool=pool, redis_url=config.redis_url)
     register_components(kit, config)
     register_events(kit)
     register_services(app, kit, config)

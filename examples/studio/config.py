@@ -39,6 +39,7 @@ class Config:
     trusted_hosts: tuple[str, ...] = ()
     proxy_hops: int = 0
     metrics_token: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
     demo_paints: int = 0
     development: bool = False
     testing: bool = False
@@ -92,6 +93,7 @@ class DevelopmentConfig(Config):
             trusted_hosts=_hosts(environ),
             proxy_hops=_whole_number(environ, "STUDIO_PROXY_HOPS", 0),
             metrics_token=environ.get("STUDIO_METRICS_TOKEN") or None,
+            redis_url=_redis_url(environ),
             demo_paints=_whole_number(environ, "STUDIO_DEMO_PAINTS", 3000),
             development=True,
         )
@@ -112,6 +114,7 @@ class ProductionConfig(Config):
             trusted_hosts=_hosts(environ),
             proxy_hops=_whole_number(environ, "STUDIO_PROXY_HOPS", 0),
             metrics_token=environ.get("STUDIO_METRICS_TOKEN") or None,
+            redis_url=_redis_url(environ),
         )
 
 
@@ -186,6 +189,16 @@ def _database_url(given: str) -> str:
             f"DATABASE_URL names {url.drivername!r}: the studio runs on postgresql:// or sqlite://"
         )
     return url.render_as_string(hide_password=False)
+
+
+def _redis_url(environ: Mapping[str, str]) -> str | None:
+    """Return where the processes of the studio share their cache; `None`: each has its own."""
+    url = environ.get("REDIS_URL", "").strip()
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise StartupError(
+            "REDIS_URL is no URL of a Redis server: write redis://host:6379/0, or leave it out"
+        )
+    return url or None
 
 
 def _engine_options(url: str) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar
 
 from flask import Flask
 
 from paintkit import CacheManager, ComponentManager, ErrorRecoveryManager, EventBus, PerformanceMonitor
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, is_transient
+
+if TYPE_CHECKING:
+    from paintkit.redis import RedisLevel
 
 __all__ = ["Toolkit", "open_toolkit"]
 
@@ -43,13 +46,22 @@ class Toolkit(NamedTuple):
         return retry(breaker(use))
 
 
-def open_toolkit(app: Flask, *, pool: PoolConfig) -> Toolkit:
-    """Make the primitives for this application."""
+def open_toolkit(app: Flask, *, pool: PoolConfig, redis_url: str | None = None) -> Toolkit:
+    """Make the primitives for this application; with Redis, its processes share what they have read."""
+    components = ComponentManager()
+    level2 = None if redis_url is None else _shared_level(redis_url, components)
     return Toolkit(
         db=DatabaseConnectionManager(app, pool=pool),
-        cache=CacheManager("studio", maxsize=10_000, timeout=300),
+        cache=CacheManager("studio", maxsize=10_000, timeout=300, level2=level2),
         recovery=ErrorRecoveryManager(),
         bus=EventBus(),
-        components=ComponentManager(),
+        components=components,
         monitor=PerformanceMonitor(),
     )
+
+
+def _shared_level(redis_url: str, components: ComponentManager) -> RedisLevel:
+    from paintkit.redis import RedisLevel  # a studio of one process needs none
+
+    components.register("shared-cache", lambda: RedisLevel(redis_url))
+    return components.get("shared-cache", RedisLevel)

@@ -13,6 +13,7 @@ from studio.app import create_app
 from studio.auth.passwords import Passwords
 from studio.config import Config, DevelopmentConfig
 from studio.models import Base, User
+from tests.redis.conftest import own_redis  # noqa: F401 - a fixture here, too
 from tests.studio.house import NAME, PASSWORD, House
 
 SECRET = "only for tests " * 4

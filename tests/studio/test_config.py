@@ -94,3 +94,16 @@ def test_numbers_are_numbers(development):
     """A setting that has to be a number says so."""
     with pytest.raises(StartupError, match="STUDIO_DEMO_PAINTS must be a whole number, not '-1'"):
         load_config(development | {"STUDIO_DEMO_PAINTS": "-1"})
+
+
+def test_redis_is_optional_and_has_to_be_one(development, production):
+    """Without an address every process has a cache of its own; another server's address is refused, and not repeated."""
+    assert load_config(development | {"REDIS_URL": " "}).redis_url is None
+    for config in (development, production):
+        assert (
+            "rediss://me:pw@cache/1"
+            == load_config(config | {"REDIS_URL": "rediss://me:pw@cache/1"}).redis_url
+        )
+        with pytest.raises(StartupError, match="REDIS_URL is no URL of a Redis server") as refusal:
+            load_config(config | {"REDIS_URL": "http://me:pw@cache"})
+        assert "pw" not in str(refusal.value)

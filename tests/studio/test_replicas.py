@@ -1,0 +1,71 @@
+"""Two processes of the studio behind one address: with Redis between them they show the same."""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from studio.app import create_app
+from studio.catalogue.records import PaintFields
+from tests.studio.house import House
+
+BLUE = PaintFields("Vallejo", "Model Color", "70.925", "Blue", "#0b3c7d")
+
+
+@pytest.fixture
+def open_replica(open_house, config):
+    """Opens one more process's worth of the studio; the administrator is there already."""
+    houses = []
+
+    def opened(redis_url):
+        houses.append(House(create_app(replace(config, redis_url=redis_url))))
+        return houses[-1]
+
+    yield opened
+    for house in houses:
+        house.services.close()
+
+
+def _rename(house, name):
+    admin = house.admin()
+    path = "/paints/1/edit"
+    page = admin.get(path)
+    fields = dict(BLUE._asdict(), name=name, version=1)
+    answer = admin.send(path, fields, shown_on=path)
+    assert answer.status_code == 303, page.text
+
+
+def _shows(house, name, seconds):
+    due = time.monotonic() + seconds
+    while name not in house.visitor().get("/paints/1").text:
+        if time.monotonic() > due:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_change_in_one_process_shows_in_the_other(open_replica, own_redis):
+    one, other = open_replica(own_redis.url), open_replica(own_redis.url)
+    one.stock_up([BLUE])
+    assert _shows(other, "Blue", 0)
+    _rename(one, "Night Sky")
+    assert _shows(other, "Night Sky", 5)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_one_process_read_the_other_need_not(open_replica, own_redis):
+    one, other = open_replica(own_redis.url), open_replica(own_redis.url)
+    one.stock_up([BLUE])
+    assert _shows(one, "Blue", 0)
+    assert _shows(other, "Blue", 0)
+    assert other.services.kit.cache.get_stats()["level2_hits"] > 0
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_check_notices_processes_that_share_nothing(open_replica):
+    one, other = open_replica(None), open_replica(None)
+    one.stock_up([BLUE])
+    assert _shows(other, "Blue", 0)
+    _rename(one, "Night Sky")
+    assert not _shows(other, "Night Sky", 0.2)
