@@ -327,6 +327,18 @@ class TestWait:
         assert short.result is False
         assert long.result is True
 
+    def test_a_notification_on_the_way_to_real_time_is_not_lost(self, condition):
+        """A thread that is sent back by the end of the block has not begun to wait in real time when it is notified."""
+        with FakeClock() as clock:
+            waits = Waits(condition, None)
+            clock.until_waiting()
+            condition.acquire()
+        condition.notify_all()
+        condition.release()
+        waits.join()
+
+        assert waits.result is True
+
     def test_until_waiting_tells_who_is_missing(self, clock):
         """A thread that never comes is an error, not a hang."""
         with pytest.raises(TimeoutError, match="0 threads wait on the clock, not 2"):

@@ -28,7 +28,7 @@ class Waiter:
     def __init__(self, due: float) -> None:
         self.due = due
         self.thread = threading.get_ident()
-        #: The first reason to wake up, `None` while it sleeps.
+        #: The first reason to wake up that still counts, `None` while it sleeps.
         self.woken_by: str | None = None
         self._waking = threading.Lock()
         self._awake = threading.Event()
@@ -44,6 +44,12 @@ class Waiter:
 
     def release(self) -> None:
         """Wake the thread on behalf of `Condition.notify`, which takes an error for "choose another one"."""
+        with self._waking:
+            if self.woken_by == Waiter.RELEASED:
+                self.woken_by = (
+                    Waiter.NOTIFIED
+                )  # on its way to real time, where it would wait for what has come
+                return
         if not self.wake(Waiter.NOTIFIED):
             raise RuntimeError("awake already")
 
