@@ -54,14 +54,17 @@ def start(workers, folder):
 
 
 def fork(workers, monitor):
-    """Leave a child behind that lives on, counts, and never writes; return its number."""
+    """Leave a child behind that lives on, counts, and never writes; return its number when it has got so far."""
+    arrived, arrive = os.pipe()
     child = os.fork()
     if not child:
         monitor.record("mix", 0.25)
         workers.write()
+        os.write(arrive, b".")
         while sys.stdin.readline():
             pass
         os._exit(0)
+    os.read(arrived, 1)
     return child
 
 

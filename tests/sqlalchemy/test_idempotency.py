@@ -285,8 +285,11 @@ def test_concurrent_duplicates_wait(house: House, first: str) -> None:
         go_on.set()
         for thread in threads:
             thread.join(20)
-        expected = {0} if first == "succeeds" else {"boom", answers[-1]}
-        assert (4, expected) == (len(answers), set(answers))
+        # In any order: whoever has been waiting may have its answer before the failure is noted.
+        paid = [one for one in answers if one != "boom"]
+        assert (4 if first == "succeeds" else 3, 4) == (len(paid), len(answers))
+        assert 1 == len(set(paid))
+        assert (first == "succeeds") == (0 in paid)
         assert 1 == len(await house.stored())
 
     run(house, body)
