@@ -12,7 +12,6 @@ from paintkit.envelope import current_event
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from paintkit.sqlalchemy.outbox_store import Store
-from paintkit.sqlalchemy.sessions import UnitSession
 from paintkit.testing import FakeClock
 from tests.redis.conftest import until
 from tests.sqlalchemy.office import Office
@@ -180,17 +179,18 @@ def test_an_event_shares_the_fate_of_a_commit_whose_answer_is_lost(house, monkey
     """Row 5: nobody knows what became of it, and yet the event is there if and only if the work is."""
     office, heard = Office(house), []
     office.bus.subscribe("*", heard.append, name="hears")
-    commit = UnitSession.commit_unit
+    dialect = house.db.engine.dialect
+    commit = dialect.do_commit
 
-    def cut_off(session):
+    def cut_off(connection):
         if stored:
-            commit(session)
+            commit(connection)
         raise OperationalError("COMMIT", None, ConnectionError("cut off"), connection_invalidated=True)
 
     async def body():
         await office.open()
         with monkeypatch.context() as patched:
-            patched.setattr(UnitSession, "commit_unit", cut_off)
+            patched.setattr(dialect, "do_commit", cut_off)
             with pytest.raises(CommitOutcomeUnknownError):
                 async with house.unit():
                     await house.add("red")
