@@ -111,6 +111,8 @@ class DatabaseConnectionManager:
         # How `db.session` finds a session outside a unit of work: an app that is attached says so.
         self._read_session: Callable[[], ReadSession | None] = _no_session
         self._open_reader: Callable[[], ReadSession | None] = _no_session
+        # How the session of a unit of work is made: that of a Flask extension's manager is one of theirs, too.
+        self._make_session: Callable[[Engine], UnitSession] = _unit_session
         extension = _is_flask_extension(source)
         made = cast(FlaskExtension, source).engine if extension else source
         engine = engines.sync_engine(made)
@@ -128,9 +130,7 @@ class DatabaseConnectionManager:
             self._pool.as_engine_options(self._url)  # what does not fit is refused now, not at the first use
             self.is_async = is_async(self._url)
         if extension:
-            from paintkit.sqlalchemy.flask import this_app
-
-            self.init_app(this_app())
+            self._join(source)
         managers.add(self)
 
     # The engine and its pool.
@@ -447,7 +447,7 @@ class DatabaseConnectionManager:
 
     def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:
         if not self.is_async:
-            return UnitSession(self._bind(self.engine, options), expire_on_commit=False), None
+            return self._make_session(self._bind(self.engine, options)), None
         from sqlalchemy.ext.asyncio import AsyncSession
 
         bind = self._bind(self.async_engine, options)
@@ -490,6 +490,13 @@ class DatabaseConnectionManager:
         self._app = app
         self.configure_pool()
         self.init_app(app)
+
+    def _join(self, extension: object) -> None:
+        from paintkit.sqlalchemy.flask import this_app
+        from paintkit.sqlalchemy.flask_extensions import join
+
+        self.init_app(this_app())
+        self._make_session = join(extension, self)
 
     def _heed(self, app: FlaskApp) -> None:
         """Take over what the app's configuration says and we did not write there: it may be set until the engine exists."""
@@ -549,6 +556,10 @@ def _is_flask_extension(source: object) -> bool:
 def _is_flask(source: object) -> bool:
     flask = sys.modules.get("flask")
     return flask is not None and isinstance(source, flask.Flask)
+
+
+def _unit_session(bind: Engine) -> UnitSession:
+    return UnitSession(bind, expire_on_commit=False)
 
 
 def _no_session() -> None:
