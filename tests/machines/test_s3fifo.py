@@ -37,10 +37,12 @@ class Machine:
             return True, []
         left = []
         while len(self.policy) >= self.capacity:
-            left.append(self.policy.evict().name)
+            node, remembered = self.policy.evict()
+            assert remembered == self.policy.remembers(node.name)
+            left.append(node.name)
             del self.nodes[left[-1]]
         self.nodes[name] = node = Key(name)
-        self.policy.admit(node)
+        self.policy.admit(node, name)
         return False, left
 
     def remove(self, name):
@@ -165,9 +167,9 @@ def test_a_node_that_is_not_in_is_left_alone():
     policy: S3FIFO[Key] = S3FIFO()
     removed, evicted, last = Key("removed"), Key("evicted"), Key("last")
     for node in (removed, evicted, last):
-        policy.admit(node)
+        policy.admit(node, node.name)
     policy.remove(removed)
-    assert evicted is policy.evict()
+    assert (evicted, True) == policy.evict()
 
     for node in (removed, evicted, Key("stranger")):
         assert node.queue is None

@@ -53,7 +53,7 @@ class S3FIFOCache(Cache[K, V]):
         super().__setitem__(key, value)
         if key not in self._nodes:
             node = self._nodes[key] = _Key(key)
-            self._policy.admit(node)
+            self._policy.admit(node, node.fingerprint())
 
     @override
     def __delitem__(self, key: K) -> None:
@@ -69,7 +69,7 @@ class S3FIFOCache(Cache[K, V]):
         """
         if not self._nodes:
             raise KeyError(f"{type(self).__name__} is empty")
-        key = self._policy.evict().key
+        key = self._policy.evict()[0].key
         value = Cache.__getitem__(self, key)
         del self._nodes[key]
         Cache.__delitem__(self, key)

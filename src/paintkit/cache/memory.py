@@ -259,19 +259,22 @@ class SharedEntry(Entry):
 class Policy(Protocol):
     """Decides which entry has to go; an entry that is in has a `queue`, whatever that is."""
 
-    def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Entry]: ...
 
-    def admit(self, entry: Entry, /) -> None:
-        """Take in an entry that was never in before."""
+    def admit(self, entry: Entry, fingerprint: Hashable, /) -> None:
+        """Take in an entry, of this fingerprint, that was never in before."""
         ...
 
     def remove(self, entry: Entry, /) -> None:
         """Let an entry go that somebody else has no more use for."""
         ...
 
-    def evict(self) -> Entry:
-        """Let the entry go that is the least likely to be used again, and return it."""
+    def evict(self) -> tuple[Entry, bool]:
+        """Let the entry go that is the least likely to be used again; return it, and whether it is remembered."""
+        ...
+
+    def remembers(self, fingerprint: Hashable, /) -> bool:
+        """Whether an entry that was evicted is remembered."""
         ...
 
 
@@ -296,6 +299,7 @@ class MemoryLevel:
         self.note: Callable[[Entry], object] | None = None if oracle is None else oracle.note
         self._policy: Policy = S3FIFO[Entry]() if oracle is None else oracle
         self._removals = removals
+        self._count = 0
         # Entries of one span leave in the order in which they came. Those that left early are skipped.
         self._queues: dict[float, deque[Entry]] = {}
         self._queued = 0
@@ -311,7 +315,7 @@ class MemoryLevel:
         self.expirations = 0
 
     def __len__(self) -> int:
-        return len(self._policy)
+        return self._count
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._policy)
@@ -331,15 +335,21 @@ class MemoryLevel:
             span: What its life is booked under, see `Life`.
             weight: What it weighs: no more than all may.
         """
-        self.sweep(now)
+        if now >= self._soonest:
+            self.sweep(now)
         former = entry.table.get(entry.key)
         if former is not None:
             self.remove(former, "replaced")
         weights = self.weights
-        while len(self._policy) >= self.maxsize or (weights is not None and weights.lack_room(weight)):
-            self._unlink(self._policy.evict(), "evicted")
+        while self._count >= self.maxsize or (weights is not None and weights.lack_room(weight)):
+            leaving, remembered = self._policy.evict()
+            if not remembered:
+                self._note_cause(leaving, "evicted")
+            self._unlink(leaving, "evicted")
             self.evictions += 1
-        self._policy.admit(entry)
+        fingerprint = entry.fingerprint()
+        self._policy.admit(entry, fingerprint)
+        self._causes.pop(fingerprint, None)
         if weights is not None:
             weights.take_in(entry, weight)
         self._link(entry, span)
@@ -348,16 +358,19 @@ class MemoryLevel:
         """Let an entry go, if it is still in."""
         if entry.queue is not None:
             self._policy.remove(entry)
+            if cause != "collected":
+                self._note_cause(entry, "expired" if cause == "replaced" else cause)
             self._unlink(entry, cause)
 
     def cause_of(self, entry: Entry) -> Cause:
         """Return why a call has no value: `never` also if that was too long ago to remember."""
-        return self._causes.get(entry.fingerprint(), "never") if self._causes else "never"
+        fingerprint = entry.fingerprint()
+        if self._policy.remembers(fingerprint):
+            return "evicted"
+        return self._causes.get(fingerprint, "never")
 
     def sweep(self, now: float) -> None:
         """Let go of what is past its time."""
-        if now < self._soonest:
-            return
         for span, queue in list(self._queues.items()):
             while queue and (queue[0].queue is None or queue[0].leaves <= now):
                 entry = queue.popleft()
@@ -401,6 +414,20 @@ class MemoryLevel:
         return list(varied) if entry is None else [entry, *varied]
 
     def _link(self, entry: Entry, span: float | None) -> None:
+        self._count += 1
+        if _has_more_names(entry):
+            self._index(entry)
+        if span is not None:
+            queue = self._queues.get(span)
+            if queue is None:
+                queue = self._queues[span] = deque()
+            self._soonest = min(self._soonest, entry.leaves)
+            queue.append(entry)
+            self._queued += 1
+        entry.table.entries[entry.key] = entry  # last: from here on it is served
+
+    def _index(self, entry: Entry) -> None:
+        """Note an entry under all that it can be found by, beside its key."""
         for label in entry.labels:
             self._by_label.setdefault(label, set()).add(entry)
         for identity in entry.identities:
@@ -409,49 +436,48 @@ class MemoryLevel:
             self._by_name.setdefault(name, set()).add(entry)
         if entry.varies:
             self._by_subject.setdefault((entry.table, entry.subject), set()).add(entry)
-        if span is not None:
-            queue = self._queues.get(span)
-            if queue is None:
-                queue = self._queues[span] = deque()
-            self._soonest = min(self._soonest, entry.leaves)
-            queue.append(entry)
-            self._queued += 1
-        if self._causes:
-            self._causes.pop(entry.fingerprint(), None)
-        entry.table.entries[entry.key] = entry  # last: from here on it is served
+
+    def _note_cause(self, entry: Entry, cause: Cause) -> None:
+        """Remember why an entry leaves; of what the policy remembers it is known."""
+        self._causes[entry.fingerprint()] = cause
+        if len(self._causes) > _MOST_CAUSES:
+            self._causes.popitem(last=False)
 
     def _unlink(self, entry: Entry, cause: RemovalCause) -> None:
-        if cause != "collected":
-            self._causes[entry.fingerprint()] = "expired" if cause == "replaced" else cause
-            if len(self._causes) > _MOST_CAUSES:
-                self._causes.popitem(last=False)
+        """Take out of all books what the policy has let go."""
+        self._count -= 1
         self._removals.note(entry, cause)
         if self.weights is not None:
             self.weights.let_go(entry)
-        if entry.table.get(entry.key) is entry:
-            del entry.table.entries[entry.key]
-        entry.table.section.counters.hits += entry.hits
+        table = entry.table
+        if table.get(entry.key) is entry:
+            del table.entries[entry.key]
+        table.section.counters.hits += entry.hits
         # In this order: a reader takes the value first and looks at the time afterwards.
         entry.due = entry.expires = -math.inf
         self._waste.append(entry.value)
         entry.value = None
-        # Most entries stand in none of these books, and four calls in vain are a tenth of what an eviction costs.
-        if entry.labels:
-            _discard(self._by_label, entry.labels, entry)
-        if entry.identities:
-            _discard(self._by_identity, entry.identities, entry)
-        if entry.names:
-            _discard(self._by_name, entry.names, entry)
-        if entry.varies:
-            _discard(self._by_subject, ((entry.table, entry.subject),), entry)
-        if self._queued > 2 * len(self._policy) + 64:
+        if _has_more_names(entry):
+            self._unindex(entry)
+        if self._queued > 2 * self._count + 64:
             self._compact()
+
+    def _unindex(self, entry: Entry) -> None:
+        _discard(self._by_label, entry.labels, entry)
+        _discard(self._by_identity, entry.identities, entry)
+        _discard(self._by_name, entry.names, entry)
+        _discard(self._by_subject, ((entry.table, entry.subject),), entry)
 
     def _compact(self) -> None:
         """Drop those that left early, for they outnumber those that are in."""
         for span, queue in self._queues.items():
             self._queues[span] = deque(entry for entry in queue if entry.queue is not None)
         self._queued = sum(map(len, self._queues.values()))
+
+
+def _has_more_names(entry: Entry) -> bool:
+    """Whether an entry can be found by more than its key: most cannot, and looking into books in vain takes time."""
+    return bool(entry.labels or entry.identities or entry.names or entry.key is not entry.subject)
 
 
 def _discard(index: dict[Any, set[Entry]], names: Iterable[Hashable], entry: Entry) -> None:

@@ -47,7 +47,7 @@ class Oracle:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
-    def admit(self, entry: Entry) -> None:
+    def admit(self, entry: Entry, fingerprint: Hashable) -> None:  # noqa: ARG002 - the protocol's signature
         """Take in an entry that was never in before."""
         self._replay()
         place = (entry.table, entry.key)
@@ -63,8 +63,12 @@ class Oracle:
             self._cache.pop(place, None)
             self._drop(place)
 
-    def evict(self) -> Entry:
-        """Let the entry go that the cache lets go, and return it.
+    def remembers(self, fingerprint: Hashable) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Whether an entry that was evicted is remembered: never."""
+        return False
+
+    def evict(self) -> tuple[Entry, bool]:
+        """Let the entry go that the cache lets go; return it, and that it is not remembered.
 
         Raises:
             LookupError: Nothing is in.
@@ -75,7 +79,7 @@ class Oracle:
             place = next(place for place in self._entries if place not in self._cache)
         else:
             place, _ = self._cache.popitem()
-        return self._drop(place)
+        return self._drop(place), False
 
     def _drop(self, place: _Place) -> Entry:
         entry = self._entries.pop(place)

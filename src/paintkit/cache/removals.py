@@ -31,23 +31,21 @@ class Removals:
     def __init__(self, source: str, listener: Callable[[Removal], object] | None) -> None:
         self._source = source
         self._listener = listener
-        self._untold: deque[tuple[str, Any, Any, RemovalCause, int]] = deque()
+        #: What was not told yet.
+        self.untold: deque[tuple[str, Any, Any, RemovalCause, int]] = deque()
         self._telling = new_lock()
-
-    def __len__(self) -> int:
-        return len(self._untold)
 
     def note(self, entry: Entry, cause: RemovalCause) -> None:
         """Note that an entry leaves, which still has its value."""
         if self._listener is not None or observations.observers:
-            self._untold.append((entry.table.section.name, entry.subject, entry.value, cause, entry.hits))
+            self.untold.append((entry.table.section.name, entry.subject, entry.value, cause, entry.hits))
 
     def tell(self) -> None:
         """Tell what is untold, unless somebody is at it, who will go on until nothing is."""
-        while self._untold and self._telling.acquire(blocking=False):
+        while self.untold and self._telling.acquire(blocking=False):
             try:
-                while self._untold:
-                    self._tell(*self._untold.popleft())
+                while self.untold:
+                    self._tell(*self.untold.popleft())
             finally:
                 self._telling.release()
 

@@ -67,6 +67,8 @@ class Store:
         # Guards all that follows, and the sections. Any allocation under it may run the finaliser of some garbage, which
         # may call this cache again: in the midst of a step nothing is begun, and what has to be done is put off.
         self.lock = threading.RLock()
+        # Whether this very thread holds the lock already.
+        self._in_a_step: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self.level = level
         self._removals = removals
         #: Its part in a second level, if it has one.
@@ -236,8 +238,9 @@ class Store:
                         now - flight.started,
                         failed=isinstance(landing, Failure),
                     )
-                if self._flights.get((call.table, call.key)) is flight:
-                    del self._flights[call.table, call.key]
+                place = (call.table, call.key)
+                if self._flights.get(place) is flight:
+                    del self._flights[place]
                     if verdict is not None:
                         self._take_in(call, verdict, now)
                 _waste = self.level.take_waste()
@@ -444,7 +447,7 @@ class Store:
         """Do, after a step, what must not happen under the lock."""
         if self._graveyard or self._put_off:
             self._tidy()
-        if self._removals:
+        if self._removals.untold:
             self._removals.tell()
 
     def _bury(self, dead: Section | Table | Identity) -> None:
@@ -472,10 +475,6 @@ class Store:
             _waste = self.level.take_waste()
         finally:
             self.lock.release()
-
-    def _in_a_step(self) -> bool:
-        """Whether this very thread holds the lock already."""
-        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def _let_go(self, dead: Section | Table | Identity) -> None:
         match dead:

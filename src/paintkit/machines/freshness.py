@@ -37,6 +37,9 @@ class Life(NamedTuple):
     span: float | None
 
 
+_FOR_EVER = Life(math.inf, math.inf, math.inf, None)
+
+
 class Freshness(Record):
     """How long the values of one function live.
 
@@ -62,7 +65,7 @@ class Freshness(Record):
             draw: Returns a random number in [0, 1).
         """
         if timeout is None:
-            return Life(math.inf, math.inf, math.inf, None)
+            return _FOR_EVER
         grace = max(self.stale, self.stale_on_error)
         span = timeout + grace
         if timeout > 0 and self.jitter:

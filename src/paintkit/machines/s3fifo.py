@@ -113,9 +113,9 @@ class S3FIFO(Generic[N]):
         yield from self._small  # type: ignore[misc]  # only `admit` fills the queues, with nodes of our kind
         yield from self._main  # type: ignore[misc]
 
-    def admit(self, node: N) -> None:
-        """Take in a node that was never in before."""
-        returning = bool(self._ghosts) and self._ghosts.pop(node.fingerprint(), _NEWCOMER) is None
+    def admit(self, node: N, fingerprint: Hashable) -> None:
+        """Take in a node, of this fingerprint, that was never in before."""
+        returning = self._ghosts.pop(fingerprint, _NEWCOMER) is None
         (self._main if returning else self._small).push(node)
         self._count += 1
 
@@ -125,8 +125,12 @@ class S3FIFO(Generic[N]):
             node.queue.remove(node)
             self._count -= 1
 
-    def evict(self) -> N:
-        """Let the node go that is the least likely to be used again, and return it.
+    def remembers(self, fingerprint: Hashable) -> bool:
+        """Whether a node of this fingerprint left as a newcomer, not long ago."""
+        return fingerprint in self._ghosts
+
+    def evict(self) -> tuple[N, bool]:
+        """Let the node go that is the least likely to be used again; return it, and whether it is remembered.
 
         Raises:
             LookupError: Nothing is in.
@@ -135,31 +139,30 @@ class S3FIFO(Generic[N]):
             raise LookupError("nothing is in")
         while True:
             crowded = len(self._small) >= max(1, self._count // _SMALL_PART)
-            node = self._judge_newcomer() if crowded or not len(self._main) else self._judge_resident()
+            young = crowded or not len(self._main)
+            node = self._judge_newcomer() if young else self._judge_resident()
             if node is not None:
                 self._count -= 1
-                return node
+                return node, young
 
     def _judge_newcomer(self) -> N | None:
         """Judge the head of the small queue; return it if it leaves."""
         node: N = self._small.pop()  # type: ignore[assignment]  # only `admit` fills the queues
-        if node.uses:
-            node.spend(node.uses)
+        if node.hits > node.spent:
+            node.spent = node.hits
             self._main.push(node)
             return None
-        self._remember(node.fingerprint())
+        ghosts = self._ghosts
+        ghosts[node.fingerprint()] = None
+        while len(ghosts) > self._count:
+            ghosts.popitem(last=False)
         return node
 
     def _judge_resident(self) -> N | None:
         """Judge the head of the main queue; return it if it leaves."""
         node: N = self._main.pop()  # type: ignore[assignment]  # only `admit` fills the queues
-        if node.uses:
+        if node.hits > node.spent:
             node.spend(1)
             self._main.push(node)
             return None
         return node
-
-    def _remember(self, fingerprint: Hashable) -> None:
-        self._ghosts[fingerprint] = None
-        while len(self._ghosts) > self._count:
-            self._ghosts.popitem(last=False)
