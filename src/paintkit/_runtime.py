@@ -62,7 +62,7 @@ class Runtime(Protocol):
         """Wait, on the clock."""
         ...
 
-    async def receive(self, handover: Handover, seconds: float, /) -> bool:
+    def receive(self, handover: Handover, seconds: float, /) -> Coroutine[Any, Any, bool]:
         """Wait for something to be handed over; False when time is up."""
         ...
 
@@ -174,8 +174,8 @@ class _Asyncio:
 
         await asyncio.sleep(seconds)
 
-    async def receive(self, handover: Handover, seconds: float) -> bool:
-        return await handover.arrival(seconds)
+    def receive(self, handover: Handover, seconds: float) -> Coroutine[Any, Any, bool]:
+        return handover.arrival(seconds)
 
 
 BLOCKING: Runtime = _Blocking()

@@ -102,6 +102,8 @@ def remaining() -> float | None:
 def detached() -> Context:
     """Return a copy of the current context without deadline and unit of work, for work that outlives its caller."""
     context = copy_context()
-    context.run(deadline.set, None)
-    context.run(unit_of_work.set, None)
+    if deadline.get() is not None:
+        context.run(deadline.set, None)
+    if unit_of_work.get() is not None:
+        context.run(unit_of_work.set, None)
     return context

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextvars
+import gc
 import os
 import threading
 import traceback
+import weakref
 
 import pytest
 
@@ -540,3 +542,20 @@ def test_failed_loads_are_observed(cache, colour):
         colour.call(load)
     assert ["cache.load_failed"] == [one.kind for one in seen]
     assert isinstance(seen[0].details["error"], ZeroDivisionError)
+
+
+def test_a_flight_that_landed_keeps_nothing_alive(cache, colour):
+    """What a load brought dies with its entry, and does not wait for the garbage collector."""
+
+    class Value:
+        pass
+
+    load = cache.cache_result()(colour.function(Value))
+    gc.collect()
+    gc.disable()
+    try:
+        value = weakref.ref(colour.call(load))
+        cache.invalidate()
+        assert value() is None
+    finally:
+        gc.enable()

@@ -225,7 +225,7 @@ def _key_maker(parameters: Parameters, ignored: frozenset[str], *, method: bool)
     if parameters.variadic:
         return lambda args, named, identities: (loose_key(args, named, identities), None)
     if len(names) == 1:
-        return lambda args, named, identities: single_key((*args, *named.values())[0], identities)
+        return lambda args, named, identities: single_key(args[0] if args else named[names[0]], identities)
     return lambda args, named, identities: (typed_key((*args, *named.values()), identities), None)
 
 

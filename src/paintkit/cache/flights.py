@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -57,50 +57,33 @@ class Flight:
         seconds: How long that may take.
     """
 
-    __slots__ = (
-        "_handovers",
-        "_loop",
-        "_parent",
-        "_task",
-        "_traceback",
-        "_waits_for",
-        "call",
-        "closed",
-        "departed",
-        "due",
-        "fallback",
-        "kept",
-        "landing",
-        "registered",
-        "started",
-    )
-
+    # What holds for most flights stands in the class: to set it in each would take a third of the time that one takes.
     #: What becomes of what it brings, if that is known before it lands.
     verdict: Verdict | None = None
+    #: An old value, which helps out if no new one comes.
+    fallback: Success[Any] | None = None
+    #: Whether somebody else than its leader loads.
+    departed = False
+    #: Whether it goes on although nobody waits.
+    kept = False
+    #: Whether its cache has taken in how it ended.
+    closed = False
+    #: How it ended; `None` as long as it is under way.
+    landing: Landing | None = None
+    #: Whether others may join it, or did.
+    registered = False
+    _loop: asyncio.AbstractEventLoop | None = None
+    _task: asyncio.Task[None] | None = None
+    _traceback: TracebackType | None = None
 
     def __init__(self, call: Entry, seconds: float | None = None) -> None:
         self.call = call
         #: When it began, and until when it has to land: instants of the clock.
         self.started = clock.now()
         self.due = math.inf if seconds is None else self.started + seconds
-        #: An old value, which helps out if no new one comes.
-        self.fallback: Success[Any] | None = None
-        #: Whether somebody else than its leader loads.
-        self.departed = False
-        #: Whether it goes on although nobody waits.
-        self.kept = False
-        #: Whether its cache has taken in how it ended.
-        self.closed = False
-        #: How it ended; `None` as long as it is under way.
-        self.landing: Landing | None = None
-        #: Whether others may join it, or did.
-        self.registered = False
         self._parent = _innermost()
         self._handovers: list[Handover] = []
         self._waits_for: list[Flight] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._traceback: TracebackType | None = None
 
     @property
     def stranded(self) -> bool:
@@ -146,7 +129,9 @@ class Flight:
             if self.landing is not None:
                 return
             self.landing = landing
-            self._traceback = landing.error.__traceback__ if isinstance(landing, Failure) else None
+            self._task = None  # whose context leads back to here: a circle would wait for the collector
+            if isinstance(landing, Failure):
+                self._traceback = landing.error.__traceback__
             handovers, self._handovers = self._handovers, []
         for handover in handovers:
             # The loop of a waiter may be closed: nobody is there any more.
@@ -156,7 +141,7 @@ class Flight:
     def board(self) -> Handover | None:
         """Return where to wait for the landing; `None` if that wait could never end."""
         handover = Handover()
-        mine = list(_lineage())
+        mine = _lineage()
         with _lock:
             if mine and self._leads_to(mine):
                 return None
@@ -170,16 +155,19 @@ class Flight:
 
     def leave(self, handover: Handover) -> None:
         """Stop waiting; who leaves last before the landing ends a load that is a task."""
+        mine = _lineage()
+        if self.landing is not None and not mine:
+            return
         with _lock:
-            for flight in _lineage():
+            for flight in mine:
                 if self in flight._waits_for:
                     flight._waits_for.remove(self)
             if handover in self._handovers:
                 self._handovers.remove(handover)
-            deserted = self.landing is None and not self._handovers and not self.kept
-        if deserted and self._loop is not None and self._task is not None:
+            task = None if self._handovers or self.kept else self._task
+        if task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the load with it
-                self._loop.call_soon_threadsafe(self._task.cancel)
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     def _leads_to(self, mine: list[Flight]) -> bool:
         """Whether this flight waits, over whatever others, for one of mine."""
@@ -215,13 +203,15 @@ def _innermost() -> Flight | None:
     return flight
 
 
-def _lineage() -> Iterator[Flight]:
-    """Iterate over the flights under way whose loads we are in, the innermost first."""
-    flight = _innermost()
+def _lineage() -> list[Flight]:
+    """Return the flights under way whose loads we are in, the innermost first."""
+    found = []
+    flight = _loading.get()
     while flight is not None:
         if flight.landing is None:
-            yield flight
+            found.append(flight)
         flight = flight._parent
+    return found
 
 
 class Home(Protocol):
@@ -242,8 +232,10 @@ class Runtime(Protocol):
         """Load here and now, in the caller's own thread and task."""
         ...
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home, /) -> None:
-        """Load on behalf of a flight and land it."""
+    def lead(
+        self, flight: Flight, later: Callable[[], Any], home: Home, /
+    ) -> Coroutine[Any, Any, object] | None:
+        """Load on behalf of a flight and land it; return what to await for that, `None` if it has landed."""
         ...
 
     def launch(self, flight: Flight, later: Callable[[], Any], home: Home, /) -> None:
@@ -261,7 +253,7 @@ class _Blocking:
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.BLOCKING.attempt(later)
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
+    def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         token = _loading.set(flight)
         try:
             landing: Landing = Success(later())
@@ -322,10 +314,10 @@ class _Asyncio:
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.ASYNCIO.attempt(later)
 
-    async def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
+    def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> Coroutine[Any, Any, object]:
         handover = flight.board()
         self.launch(flight, later, home)
-        await _wait(flight, handover, home, math.inf, _runtime.ASYNCIO)
+        return _wait(flight, handover, home, math.inf, _runtime.ASYNCIO)
 
     def launch(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         import asyncio

@@ -206,13 +206,20 @@ class Loader:
             return (await outside or await self._load_inside(unit, call, later, runtime)).unwrap()
         shared = self.section.shared
         fetch: Callable[[], Any] = later if shared is None else shared.fetching(later, runtime, self.store)
+        keeping = self.section.keeping
         while True:
-            mine = self._new_flight(call, self.section.keeping.loader_timeout)
+            mine = self._new_flight(call, keeping.loader_timeout)
             begun: Outcome[Any] | Flight | None = None
             landing: Landing | None = None
             try:
                 begun = self.store.begin(mine)
-                landing = await self._fly(begun, mine, fetch, runtime)
+                if begun is mine and not keeping.apart:
+                    waiting = runtime.lead(mine, fetch, self.store)
+                    if waiting is not None:
+                        await waiting
+                    landing = self._arrive(mine, mine)
+                else:
+                    landing = await self._fly(begun, mine, fetch, runtime)
                 if landing is None:
                     landing = (await self._load_alone(call, later, runtime)).outcome
                 if not isinstance(landing, Abandoned):
@@ -232,7 +239,7 @@ class Loader:
         fetch: Callable[[], Any],
         runtime: Runtime,
     ) -> Landing | None:
-        """Return what a call comes to that began like this; `None` if it has to load alone."""
+        """Return what a call comes to that began like this, and does not load by itself; `None` if it has to, alone."""
         if begun is None:
             return None
         if isinstance(begun, Success | Failure):
@@ -241,22 +248,21 @@ class Loader:
                 runtime.launch(mine, fetch, self.store)
             return begun
         keeping = self.section.keeping
-        if begun is mine and not keeping.apart:
-            await runtime.lead(mine, fetch, self.store)
-        else:
-            if begun is mine:
-                mine.kept = keeping.soft_timeout is not None
-                runtime.launch(mine, fetch, self.store)
-            soft = None if mine.fallback is None else keeping.soft_timeout
-            waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
-            if not waited:
-                return None if waited is False else self._help_out(mine)
+        if begun is mine:
+            mine.kept = keeping.soft_timeout is not None
+            runtime.launch(mine, fetch, self.store)
+        soft = None if mine.fallback is None else keeping.soft_timeout
+        waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
+        if not waited:
+            return None if waited is False else self._help_out(mine)
+        return self._arrive(begun, mine)
+
+    def _arrive(self, begun: Flight, mine: Flight) -> Landing | None:
+        """Return what a call comes to whose flight, or that which it joined, has landed."""
         landing = begun.landed()
-        return (
-            self._help_out(mine)
-            if mine.fallback is not None and _is_in_need(landing, own=begun is mine)
-            else landing
-        )
+        if mine.fallback is not None and _is_in_need(landing, own=begun is mine):
+            return self._help_out(mine)
+        return landing
 
     def _help_out(self, flight: Flight) -> Landing | None:
         """Return the old value that a call found."""
@@ -336,7 +342,8 @@ class Loader:
 
     def complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
-        call.labels = self._labels(later, label)
+        if label is not None or self.options.tags:
+            call.labels = self._labels(later, label)
         if self.section.shared is not None:
             self.section.shared.place(call, self._receiver(later))
         if call.identities:

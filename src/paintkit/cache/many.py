@@ -246,7 +246,9 @@ class _Convoy:
         lead.kept = True  # others may wait for any of the flights: whoever leaves ends nothing
         for flight in self.flights.values():
             flight.follow(lead)
-        await runtime.lead(lead, later, self)
+        waiting = runtime.lead(lead, later, self)
+        if waiting is not None:
+            await waiting
 
     def land(self, flight: Flight, landing: Landing, /) -> None:
         """Land each flight with its part of the reply, then the one that brought it."""

@@ -302,13 +302,9 @@ class SharedFlight(Flight):
         loads: Whether the function itself is, or was, called.
     """
 
-    __slots__ = ("copy", "early", "loads", "verdict")
-
-    def __init__(self, call: Entry, seconds: float | None = None) -> None:
-        super().__init__(call, seconds)
-        self.copy: Entry | None = None
-        self.early = self.loads = False
-        self.verdict = None
+    copy: Entry | None = None
+    early = False
+    loads = False
 
     def trusts(self, entry: Entry) -> bool:
         """Whether the entry that its call found may be served without asking; note it all the same."""
