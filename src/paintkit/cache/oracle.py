@@ -41,9 +41,6 @@ class Oracle:
         #: Notes a hit; needs no lock.
         self.note: Callable[[Entry], object] = self._hits.append
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
