@@ -22,6 +22,7 @@ import redis
 
 from paintkit import _arguments
 from paintkit.machines.breaker import CircuitState
+from paintkit.redis import urls
 from paintkit.redis.revival import revive_in_children
 
 __all__ = ["RedisBreakerState"]
@@ -86,7 +87,7 @@ class RedisBreakerState:
 
     def __init__(self, url: str, *, prefix: str = "paintkit") -> None:
         self._client: redis.Redis = redis.Redis.from_url(
-            _arguments.label("url", url),
+            urls.checked(url),
             socket_timeout=_SILENCE,
             socket_connect_timeout=_SILENCE,
             health_check_interval=1,

@@ -15,6 +15,7 @@ from paintkit import _arguments, circuit_breaker
 from paintkit._locks import new_lock
 from paintkit.errors import RejectedError
 from paintkit.machines.breaker import CircuitState
+from paintkit.redis import urls
 from paintkit.redis.commands import Commands
 from paintkit.redis.envelope import Envelopes
 from paintkit.redis.feeds import ChannelFeed, Feed, StreamFeed
@@ -105,7 +106,7 @@ class RedisLevel:
             signing_keys=keys,
         )
         self._counts = Counts()
-        self._connect(_arguments.label("url", url), _arguments.seconds("timeout", timeout, most=10.0))
+        self._connect(urls.checked(url), _arguments.seconds("timeout", timeout, most=10.0))
         self._joining = new_lock()  # guards that no two caches join under one name
         self._members: WeakValueDictionary[str, Member] = WeakValueDictionary()
         self._closed = False

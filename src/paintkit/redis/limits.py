@@ -16,6 +16,7 @@ import redis
 from paintkit import _arguments, clock
 from paintkit._locks import new_lock
 from paintkit.policies._rate_limit import Grant
+from paintkit.redis import urls
 
 if TYPE_CHECKING:
     from paintkit.policies._rate_limit import Tokens
@@ -78,7 +79,7 @@ class RedisLimits:
     def __init__(self, url: str, *, prefix: str = "paintkit") -> None:
         self._prefix = _arguments.label("prefix", prefix)
         self._client = redis.Redis.from_url(
-            _arguments.label("url", url), socket_timeout=_ANSWER, socket_connect_timeout=_ANSWER, retry=None
+            urls.checked(url), socket_timeout=_ANSWER, socket_connect_timeout=_ANSWER, retry=None
         )
         self._lock = new_lock()  # guards _ask_again_at
         self._ask_again_at = 0.0  # 0: Redis answers

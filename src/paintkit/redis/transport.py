@@ -13,6 +13,7 @@ import redis
 from paintkit import _arguments, backoff, clock, observations
 from paintkit._locks import new_lock
 from paintkit.errors import EventNotSentError
+from paintkit.redis import urls
 from paintkit.redis.revival import revive_in_children
 from paintkit.redis.stream_store import AWAY, DeadLetter, Position, StreamStore
 from paintkit.redis.stream_threads import House, Listener, Patient, Worker
@@ -121,10 +122,15 @@ class RedisStreams:
         self.name = _arguments.label("name", name)
         lease = _arguments.seconds("lease", lease)
         limit = _arguments.seconds("handler_timeout", handler_timeout)
+        if limit > lease / 2:
+            raise ValueError(
+                f"handler_timeout must be at most half of lease, so that nobody takes over what a receiver is busy with: "
+                f"{limit:g} s of {lease:g} s; raise lease or lower handler_timeout"
+            )
         keep = _arguments.count("keep", keep)
         most = _arguments.count("max_events", max_events, least=keep + 1)
         names = _plain("prefix", prefix), _plain("stream", stream)
-        url = _arguments.label("url", url)
+        url = urls.checked(url)
         self._quick = StreamStore(_client(url, _arguments.seconds("timeout", timeout)), *names, keep, most)
         self._house = House(
             store=StreamStore(_client(url, _SILENCE), *names, keep, most),
@@ -133,7 +139,7 @@ class RedisStreams:
             name=self.name,
             group=_arguments.label("group", group),
             lease=lease,
-            handler_timeout=_arguments.number("handler_timeout (in seconds)", limit, most=lease / 2),
+            handler_timeout=limit,
             max_attempts=_arguments.count("max_attempts", max_attempts),
             backoff=_arguments.having("backoff", backoff, "delays", "a schedule of paintkit.backoff"),
         )
