@@ -270,7 +270,11 @@ def binder(fn: Callable[P, R]) -> Callable[P, functools.partial[R]]:
 
     The partial's `args` and `keywords` are those of `inspect.BoundArguments` with all defaults filled in.
     """
-    return _generate(fn, "def bind", Parameters.of(fn), "    return $later\n", {})
+    bind = _generate(fn, "def bind", Parameters.of(fn), "    return $later\n", {})
+    bind.__qualname__ = getattr(
+        fn, "__qualname__", bind.__qualname__
+    )  # whom Python's error blames for wrong arguments
+    return bind
 
 
 def _generate(

@@ -245,8 +245,20 @@ def test_generators_are_refused(cache):
         yield 1
 
     for function in (numbers, later):
-        with pytest.raises(TypeError, match=r"cannot cache .* generator function.*return a list"):
+        with pytest.raises(TypeError, match=r"cannot cache .* gives a generator.*return a list"):
             cache.cache_result()(function)
+
+
+def test_wrong_arguments_of_the_extras_blame_the_function(cache):
+    """As the call itself does."""
+
+    @cache.cache_result()
+    def price(sku: str) -> int:
+        return len(sku)
+
+    for extra in (price, price.invalidate, price.refresh, price.explain, price.peek):
+        with pytest.raises(TypeError, match=r"price\(\) missing 1 required positional argument: 'sku'"):
+            extra()
 
 
 def test_a_classmethod_object_is_refused(cache):

@@ -114,6 +114,8 @@ def test_a_policy_that_lets_go_by_itself_leaves_nothing_behind():
         (cachetools.LRUCache(10), TypeError, "policy=LRUCache"),
         ("lru", TypeError, "'lru'"),
         (lambda maxsize: {}, TypeError, "must make a cache of cachetools"),
+        (cachetools.TTLCache, TypeError, "must not be a TTLCache.*pass timeout="),
+        (cachetools.TLRUCache, TypeError, "must not be a TLRUCache.*pass timeout="),
         (functools.partial(cachetools.TTLCache, ttl=5), TypeError, "pass timeout="),
         (lambda maxsize: cachetools.TLRUCache(maxsize, lambda *_: 5), TypeError, "pass timeout="),
         (functools.partial(cachetools.LRUCache, getsizeof=len), ValueError, "max_weight="),

@@ -79,8 +79,8 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     colour = colour_of(fn)
     if colour in {Colour.GENERATOR, Colour.ASYNC_GENERATOR}:
         raise TypeError(
-            f"cannot cache {name_of(fn)}: it is a {colour.value} function, whose items can be read only once; return a "
-            f"list or a tuple"
+            f"cannot cache {name_of(fn)}: a call of it gives a generator, whose items can be read only once; return a list or "
+            f"a tuple"
         )
     parameters = Parameters.of(fn)
     # A wrapper that takes anything tells by `__wrapped__` what it really takes.

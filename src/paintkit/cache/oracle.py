@@ -110,15 +110,13 @@ def oracle(make: object, maxsize: int) -> Oracle:
         raise TypeError(
             f"policy must be a class of cachetools or a function of maxsize that makes a cache, not {make!r}"
         )
+    if isinstance(make, type):
+        _refuse_timed(make)
     cache = make(maxsize)
     if not isinstance(cache, Cache):
         raise TypeError(f"policy must make a cache of cachetools, not {cache!r} ({type(cache).__name__})")
+    _refuse_timed(type(cache))
     kind = type(cache).__name__
-    if isinstance(cache, TTLCache | TLRUCache):
-        raise TypeError(
-            f"policy must not be a {kind}: the manager itself lets go of what is too old; pass timeout= there, and a cache "
-            f"like LRUCache here"
-        )
     if "getsizeof" in vars(cache) or type(cache).getsizeof is not Cache.getsizeof:
         raise ValueError(f"policy must make a {kind} without getsizeof: pass max_weight= and weigh= instead")
     if len(cache) or cache.maxsize < maxsize:
@@ -126,3 +124,11 @@ def oracle(make: object, maxsize: int) -> Oracle:
             f"policy must make an empty {kind} with the maxsize that it is given, {maxsize}, not {cache!r}"
         )
     return Oracle(cache)
+
+
+def _refuse_timed(kind: type) -> None:
+    if issubclass(kind, TTLCache | TLRUCache):
+        raise TypeError(
+            f"policy must not be a {kind.__name__}: the manager itself lets go of what is too old; pass timeout= there, and a "
+            f"cache like LRUCache here"
+        )
