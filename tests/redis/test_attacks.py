@@ -25,7 +25,7 @@ from tests import services
 KEY = b"the first secret"
 OLD, UNKNOWN = b"an older secret!", b"somebody else's!"
 CANONICAL = b"the call"
-TOKENS = (b"11111111", b"22222222")
+TOKENS = b"11111111" + b"22222222"
 ADDRESS = b"p:address"
 
 
@@ -206,7 +206,7 @@ class Shop:
 
     def forge(self, payload, name="red", **changes):
         """Return an envelope around a payload, in order otherwise."""
-        made = front(call=call_digest(name.encode()), tokens=self.look(name).tokens, **changes)
+        made = front(call=call_digest(name.encode()), tokens=b"".join(self.look(name).tokens), **changes)
         sealer = Envelopes(max_bytes=2**30, compress_above=2**30)
         return sealer.seal(self.address(name), made, payload)
 
@@ -416,7 +416,7 @@ def test_pickle_needs_a_signature():
             shop.forge(schema + pickle.dumps(Boom())),
             Envelopes(max_bytes=2**20, compress_above=2**20, signing_keys=[UNKNOWN]).seal(
                 shop.address(),
-                front(call=call_digest(b"red"), tokens=shop.look().tokens),
+                front(call=call_digest(b"red"), tokens=b"".join(shop.look().tokens)),
                 schema + pickle.dumps(Boom()),
             ),
         ):

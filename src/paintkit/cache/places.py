@@ -40,10 +40,10 @@ def locate(function: str, call: Entry, receiver: object) -> tuple[Place, tuple[s
     Raises:
         TypeError: What the call depends on cannot be told from another process.
     """
-    owner = _frozen(receiver)
+    owner = None if receiver is None else _frozen(receiver)
     form = canonical((owner, call.key))
     key = f"{function}:{digest(form)}"
-    marks = [ALL, mark_of(function), *(f"t:{label}" for label in call.labels)]
+    marks = [ALL, mark_of(function), *[f"t:{label}" for label in call.labels]]
     names: tuple[str, ...] = (key,)
     if call.varies:
         names = (key, f"c:{function}:{digest(canonical((owner, call.subject)))}")

@@ -11,7 +11,7 @@ from paintkit.redis import messages, scripts
 from paintkit.redis.envelope import tombstone, vacancy
 from paintkit.redis.kept import Change
 from paintkit.redis.names import ALL, Names
-from paintkit.redis.wire import Batch, packed
+from paintkit.redis.wire import Batch, part
 
 if TYPE_CHECKING:
     from paintkit.cache.levels import Place, Sight
@@ -30,6 +30,11 @@ _TOKEN_MS = b"%d" % (9 * _DAY * 1000)
 # Messages kept for those who were away, and changes in one message.
 _STREAM = b"10000"
 _BATCH = 100
+
+
+# PTTL, GETRANGE and MGET, packed in one go: every hit in Redis begins with them. The place (twice), the largest value, how many
+# parts the last command has, the tokens.
+_GLANCE = b"*2\r\n$4\r\nPTTL\r\n%b*4\r\n$8\r\nGETRANGE\r\n%b$1\r\n0\r\n%b*%d\r\n$4\r\nMGET\r\n%b"
 
 
 class Commands:
@@ -68,9 +73,9 @@ class Commands:
         The place is read before the tokens: if these are those of the value, it is valid at that later moment. Its time is
         read first: a value that comes in between has just been filled, and its own life bounds what the time says too much.
         """
-        at = names.place(place.key)
-        tokens = [names.token(mark) for mark in place.marks]
-        return Batch(packed(b"PTTL", at), packed(b"GETRANGE", at, b"0", self._most), packed(b"MGET", *tokens))
+        at = part(names.place(place.key))
+        tokens = b"".join([part(names.token(mark)) for mark in place.marks])
+        return Batch(_GLANCE % (at, at, part(self._most), 1 + len(place.marks), tokens), count=3)
 
     def fill(
         self, names: Names, place: Place, sight: Sight, data: bytes, seconds: float, *, tell: bool

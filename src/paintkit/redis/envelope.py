@@ -81,7 +81,7 @@ class Front(NamedTuple):
         grace: Seconds that it stands beyond its use, so that a load that began before has something to be checked against.
         seconds: How long its load took.
         call: A digest of the exact form of the call.
-        tokens: Those under which it was loaded.
+        tokens: Those under which it was loaded, one after the other.
     """
 
     version: bytes
@@ -90,7 +90,7 @@ class Front(NamedTuple):
     grace: float
     seconds: float
     call: bytes
-    tokens: tuple[bytes, ...]
+    tokens: bytes
 
 
 def call_digest(canonical: bytes) -> bytes:
@@ -124,12 +124,17 @@ def read_front(data: bytes, canonical: bytes) -> Front:
     name, life, stale, grace, seconds, call, count = _FRONT.unpack_from(data)
     end = FRONT + count * TOKEN
     # Not a number is not in order either: it fails every comparison.
-    spans = all(0 <= span <= _LONGEST for span in (life, stale, grace, seconds))
-    if not name.startswith(VALUE) or not spans or len(data) < end:
+    spans = (
+        0 <= life <= _LONGEST
+        and 0 <= stale <= _LONGEST
+        and 0 <= grace <= _LONGEST
+        and 0 <= seconds <= _LONGEST
+    )
+    if not spans or not name.startswith(VALUE) or len(data) < end:
         raise Rejected("malformed")
     if call != call_digest(canonical):
         raise Rejected("other_call")
-    return Front(name, life, stale, grace, seconds, call, split_tokens(data[FRONT:end]))
+    return Front(name, life, stale, grace, seconds, call, data[FRONT:end])
 
 
 def split_tokens(data: bytes) -> tuple[bytes, ...]:
@@ -165,8 +170,8 @@ class Envelopes:
             if len(smaller) < len(payload):
                 payload, flags = smaller, flags | _COMPRESSED
         spans = (front.life, front.stale, front.grace, front.seconds)
-        head = _FRONT.pack(front.version, *spans, front.call, len(front.tokens))
-        data = b"".join((head, *front.tokens, bytes((flags,)), payload))
+        head = _FRONT.pack(front.version, *spans, front.call, len(front.tokens) // TOKEN)
+        data = b"".join((head, front.tokens, bytes((flags,)), payload))
         if self._keys:
             data += _sign(self._keys[0], address, data)
         if len(data) > self.max_bytes:
@@ -182,7 +187,7 @@ class Envelopes:
         if len(data) > self.max_bytes:
             raise Rejected("too_large")
         front = read_front(data, canonical)
-        at = FRONT + len(front.tokens) * TOKEN
+        at = FRONT + len(front.tokens)
         flags = data[at] if len(data) > at else ~0
         if flags & ~(_COMPRESSED | _SIGNED):
             raise Rejected("malformed")

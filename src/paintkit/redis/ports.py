@@ -112,7 +112,9 @@ class LevelPort:
             self._miss(error)
             return Sight(None)
         if len(reply) == 2 and reply[1].__class__ is int:
-            return self._read(place, codec, reply[0], reply[1], known)
+            data, milliseconds = reply
+            compared = split_tokens(data[FRONT : FRONT + TOKEN * len(place.marks)])
+            return self._read(place, codec, data, milliseconds, compared, known=known)
         version, tokens, *size = reply
         if size:
             self._reject("too_large" if size[0] > 0 else "malformed", place)
@@ -122,13 +124,15 @@ class LevelPort:
         """Make a sight of a value and its tokens; `None` if it takes a script to go on, for something is missing or strange."""
         if data.__class__ is not bytes or not data.startswith(VALUE) or found.__class__ is not list:
             return None
-        end = FRONT + TOKEN * len(found)
-        tokens = b"".join([token or b"" for token in found])
-        if len(tokens) != end - FRONT or not end < len(data) <= self._envelopes.max_bytes:
+        if None in found or len(data) > self._envelopes.max_bytes:
+            return None
+        tokens = b"".join(found)
+        end = FRONT + len(tokens)
+        if len(tokens) != TOKEN * len(found) or end >= len(data):
             return None
         if data[FRONT - 1] != len(found) or data[FRONT:end] != tokens:
             return Sight(data[:VERSION], split_tokens(tokens))  # it was loaded under other ones
-        return self._read(place, codec, data, milliseconds, None)
+        return self._read(place, codec, data, milliseconds, tuple(found))
 
     async def fill(
         self,
@@ -154,7 +158,7 @@ class LevelPort:
             grace=min(self._longest_load, left),
             seconds=seconds,
             call=envelope.call_digest(place.canonical),
-            tokens=sight.tokens,
+            tokens=b"".join(sight.tokens),
         )
         data = self._sealed(place, codec, front, value)
         if data is None:
@@ -185,8 +189,17 @@ class LevelPort:
             self._kept.keep(told)
             raise
 
-    def _read(self, place: Place, codec: Codec, data: bytes, milliseconds: int, known: bytes | None) -> Sight:
-        """Make a sight of what stands there as a value, and for how many milliseconds."""
+    def _read(
+        self,
+        place: Place,
+        codec: Codec,
+        data: bytes,
+        milliseconds: int,
+        tokens: tuple[bytes, ...],
+        *,
+        known: bytes | None = None,
+    ) -> Sight:
+        """Make a sight of what stands there as a value, and for how many milliseconds; its tokens are the current ones."""
         version = data[:VERSION]
         value: Any = SAME
         try:
@@ -198,13 +211,12 @@ class LevelPort:
                 value = Success(codec.decode(payload))
         except ValueError as error:
             self._reject(error.reason if isinstance(error, Rejected) else "undecodable", place)
-            tokens = data[FRONT : FRONT + TOKEN * len(place.marks)]  # they have been compared
-            return Sight(version, split_tokens(tokens))
+            return Sight(version, tokens)
         left = min(milliseconds / 1000 - front.grace, front.life, LONGEST)
         if left <= 0:
-            return Sight(version, front.tokens)
+            return Sight(version, tokens)
         self._counts.note_hit(len(data))
-        return Sight(version, front.tokens, value, fresh=left - front.stale, left=left, seconds=front.seconds)
+        return Sight(version, tokens, value, fresh=left - front.stale, left=left, seconds=front.seconds)
 
     def _sealed(self, place: Place, codec: Codec, front: Front, value: object) -> bytes | None:
         """Return the envelope of a value, unless it is unfit for one."""

@@ -9,7 +9,12 @@ from __future__ import annotations
 import hashlib
 from typing import TypeAlias
 
-__all__ = ["Batch", "Command", "Script", "packed"]
+__all__ = ["Batch", "Command", "Script", "packed", "part"]
+
+
+def part(data: bytes) -> bytes:
+    """Return a part of a command as it goes over the wire."""
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def packed(*parts: bytes) -> bytes:
@@ -19,7 +24,7 @@ def packed(*parts: bytes) -> bytes:
         >>> packed(b"GET", b"key")
         b'*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n'
     """
-    return b"*%d\r\n" % len(parts) + b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+    return b"*%d\r\n" % len(parts) + b"".join(map(part, parts))
 
 
 class Script:
@@ -53,9 +58,9 @@ class Batch:
 
     __slots__ = ("count", "data")
 
-    def __init__(self, *commands: bytes) -> None:
-        self.data = b"".join(commands)
-        self.count = len(commands)
+    def __init__(self, data: bytes, count: int) -> None:
+        self.data = data
+        self.count = count
 
 
 #: A script, its keys and its arguments; or plain commands.
