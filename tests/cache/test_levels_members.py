@@ -5,6 +5,7 @@ import gc
 import pytest
 
 from paintkit import CacheManager
+from paintkit.cache.store import Store
 from paintkit.testing import FakeLevel, FakeServer
 
 
@@ -52,6 +53,56 @@ def test_a_function_may_stay_in_memory(caches, colour):
     assert "a" == colour.call(here, "x")
     assert 2 == len(loads)
     assert 0 == level.counts["looked"]
+
+
+class TestInMemoryWithATag:
+    """Values that stay in memory, but bear a tag by which other processes can invalidate them."""
+
+    @pytest.fixture
+    def loads(self):
+        """The names of what was loaded, in order."""
+        return []
+
+    @pytest.fixture
+    def here(self, caches, colour, loads):
+        """A function of the first process."""
+        options = {"level2": False, "tags": ("paints",), "timeout": None}
+        return caches[0].cache_result(**options)(colour.function(lambda sku: loads.append(sku) or len(loads)))
+
+    def test_word_of_the_tag_drops_them(self, caches, colour, here):
+        """An invalidation in another process is one here, too."""
+        assert [1, 1] == [colour.call(here, "x"), colour.call(here, "x")]
+        caches[1].invalidate("paints")
+        assert [2, 2] == [colour.call(here, "x"), colour.call(here, "x")]
+
+    @pytest.mark.parametrize("fault", [None, "only shared copies are doubted"])
+    def test_lost_word_drops_them(self, caches, colour, here, monkeypatch, fault):
+        """What word was lost of cannot be asked for, so they go; a link that was away and lost nothing drops none."""
+        if fault:
+            monkeypatch.setattr(Store, "_doubt", lambda _store: None)
+        level = caches[0]._store.sharing.level
+        colour.call(here, "x")
+        level.cut_link()
+        level.mend_link()
+        assert 1 == colour.call(here, "x")
+        level.cut_link()
+        caches[1].invalidate("paints")
+        assert 1 == colour.call(here, "x")  # nobody can be asked, and it lives on
+        level.mend_link(lost=True)
+        assert (1 if fault else 2) == colour.call(here, "x")
+
+    def test_what_is_on_its_way_while_word_is_lost_is_not_kept(self, caches, colour, loads):
+        """A load that began before is as old as what was dropped."""
+        level = caches[0]._store.sharing.level
+
+        def load(sku):
+            loads.append(sku)
+            if len(loads) == 1:
+                level.lose_words()
+            return len(loads)
+
+        here = caches[0].cache_result(level2=False, tags=("paints",))(colour.function(load))
+        assert [1, 2, 2] == [colour.call(here, "x") for _ in range(3)]
 
 
 @pytest.mark.parametrize("options", [{}, {"ignore": ("other",)}], ids=repr)

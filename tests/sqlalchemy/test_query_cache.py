@@ -4,7 +4,8 @@ import enum
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ from sqlalchemy.orm import (
 from paintkit import CacheManager
 from paintkit.sqlalchemy import DatabaseConnectionManager, FromCache, QueryCache, UnitOfWork, query_guard
 from paintkit.sqlalchemy import query_cache as module
+from paintkit.testing import FakeLevel, FakeServer
 from tests.sqlalchemy.house import House
 
 
@@ -109,9 +111,10 @@ class Pot(Base):
 class Rooms(House):
     """A house with these tables and a query cache."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, level2: FakeLevel | None = None) -> None:
         super().__init__(url)
-        self.cache = CacheManager("queries")
+        self.level2 = level2
+        self.cache = CacheManager("queries", level2=level2)
         self.queries = QueryCache(self.db, self.cache)
 
     async def _furnished(self, scenario: Any) -> Any:
@@ -717,3 +720,59 @@ def test_slow_readers_leave_nothing_old_behind(
 def run_read(house: Rooms) -> list[Any]:
     with house.db.unit_of_work(read_only=True) as session:
         return list(session.scalars(POTS).all())
+
+
+class TestTwoProcesses:
+    """Two managers with query caches whose caches hear of each other, over one database; nothing expires by itself."""
+
+    @pytest.fixture(params=["sqlite-file", "postgres"])
+    def sides(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Rooms]]:
+        postgres = request.param == "postgres"
+        url = request.getfixturevalue("shared_postgres") if postgres else f"sqlite:///{tmp_path / 'pots.db'}"
+        server = FakeServer()
+        sides = [Rooms(url, FakeLevel(server)) for _ in range(2)]
+        Base.metadata.drop_all(sides[0].db.engine)
+        Base.metadata.create_all(sides[0].db.engine)
+        yield sides
+        for side in sides:
+            side.db.close()
+
+    def names(self, side: Rooms) -> list[str]:
+        with side.db.unit_of_work(read_only=True) as session:
+            return list(session.scalars(select(Pot.name).order_by(Pot.id).options(FromCache(timeout=None))))
+
+    def test_a_commit_reaches_the_other_a_rollback_does_not(self, sides: list[Rooms]) -> None:
+        """What one has cached is dropped by the commit of the other, of whatever kind, and kept until then."""
+        here, there = sides
+        assert [] == self.names(here)
+        with pytest.raises(LookupError), there.db.unit_of_work() as session:
+            session.add(Pot(name="lost"))
+            session.flush()
+            raise LookupError
+        with query_guard(max_queries=0):
+            assert [] == self.names(here)
+        with there.db.unit_of_work() as session:
+            session.add(Pot(name="red"))
+        assert ["red"] == self.names(here)
+        with there.db.unit_of_work() as session:
+            session.execute(text("UPDATE pot SET name = 'blue'"))  # nobody knows what it wrote
+        assert ["blue"] == self.names(here)
+        with query_guard(max_queries=0):
+            assert ["blue"] == self.names(here)
+
+    def test_nothing_old_outlives_a_gap(self, sides: list[Rooms]) -> None:
+        """While the link is lost the results that are there serve on; with the word that was lost they go."""
+        here, there = sides
+        level: Any = here.level2
+        assert [] == self.names(here)
+        level.cut_link()
+        with there.db.unit_of_work() as session:
+            session.add(Pot(name="red"))
+        assert [] == self.names(here)
+        level.mend_link(lost=True)
+        assert ["red"] == self.names(here)
+        with here.db.unit_of_work(read_only=True):
+            with there.db.unit_of_work() as session:
+                session.add(Pot(name="blue"))
+            level.lose_words()
+        assert ["red", "blue"] == self.names(here)

@@ -36,14 +36,14 @@ __all__ = [
 #: The mark that every call bears.
 EVERYTHING: Final = object()
 
-#: The mark that every call of a function bears whose values are shared.
+#: The mark that every call bears that another process may have invalidated: by its place, or by a label.
 SHARED: Final = object()
 
 
 def marks_of(call: Entry) -> tuple[Hashable, ...]:
     """Return the marks that a call bears."""
     marks = (EVERYTHING, call.table.section, (call.table, call.subject), *call.labels)
-    return (*marks, SHARED, *map(_at, call.names)) if call.names else marks
+    return (*marks, SHARED, *map(_at, call.names)) if call.names or call.labels else marks
 
 
 def _at(name: str) -> Hashable:

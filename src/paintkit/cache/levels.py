@@ -173,7 +173,7 @@ class Listener(Protocol):
         ...
 
     def gap(self) -> None:
-        """Take all copies for unverified: word of some changes was lost."""
+        """Take all copies for unverified, and drop what cannot be verified: word of some changes was lost."""
         ...
 
 
@@ -189,6 +189,10 @@ class Membership(Protocol):
     trust: Trust
     blocking: Port
     asyncio: Port
+
+    def listen(self) -> None:
+        """Begin to hear, if that has not begun yet, as with the first look; called often, so without waiting."""
+        ...
 
     def leave(self) -> None:
         """Hear no more."""
@@ -213,7 +217,7 @@ class SharedLevel(Protocol):
         ...
 
     def join(self, namespace: str, listener: Listener, /) -> Membership:
-        """Let a cache take part under its name; no connection is made before the first look.
+        """Let a cache take part under its name; no connection is made before the first look, or `listen`.
 
         Raises:
             ValueError: A cache of that name takes part already.

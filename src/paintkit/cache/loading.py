@@ -346,6 +346,8 @@ class Loader:
             call.labels = self._labels(later, label)
         if self.section.shared is not None:
             self.section.shared.place(call, self._receiver(later))
+        elif call.labels and self.store.sharing is not None:
+            self.store.sharing.listen()  # other processes can invalidate it by a label, and nobody looks it up there
         if call.identities:
             self.store.mourn(call.identities)
 

@@ -45,6 +45,8 @@ class Sharing:
         self._longest = math.inf if max_unverified is None else max_unverified
         membership = level.join(store.name, _Words(store))
         self.trust = membership.trust
+        #: Lets word of others' changes come in, for what nobody looks up: values that are kept in memory only, and have labels.
+        self.listen = membership.listen
         self._ports: dict[Runtime, Port] = {BLOCKING: membership.blocking, ASYNCIO: membership.asyncio}
         weakref.finalize(store, membership.leave)
 

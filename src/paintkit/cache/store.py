@@ -386,18 +386,23 @@ class Store:
         return True
 
     def doubt(self) -> None:
-        """Take all copies of shared values for unverified, and those that are on their way for nobody's: word was lost."""
+        """Take for unverified, or drop, whatever others may have invalidated: word of it was lost."""
         with self.lock:
             self._doubt()
+            _waste = self.level.take_waste()
+        self._afterwards()
         observations.emit("cache.unverified", self.name)
 
     def _doubt(self) -> None:
         self._ledger.note(SHARED, next_epoch())
-        for entry in self.level:
+        for entry in list(self.level):
             if isinstance(entry, SharedEntry):
                 entry.doubt()
-        for place in [place for place, flight in self._flights.items() if flight.call.names]:
-            del self._flights[place]
+            elif entry.labels:  # in memory only: there is nobody to ask whether it still holds
+                self.level.remove(entry, "invalidated")
+        for place, flight in list(self._flights.items()):
+            if flight.call.names or flight.call.labels:
+                del self._flights[place]
 
     def _forget(self, target: Target) -> int:
         """Let go of what a target covers, and of the loads that are under way; return how many entries there were."""

@@ -126,7 +126,7 @@ class RedisLevel:
         return self._codec(fn)
 
     def join(self, namespace: str, listener: Listener) -> Membership:
-        """Let a cache take part under its name; no connection is made before the first look.
+        """Let a cache take part under its name; no connection is made before the first look, or `listen`.
 
         Raises:
             ValueError: A cache of that name takes part already, or the name has braces.
@@ -137,7 +137,7 @@ class RedisLevel:
                 raise ValueError(
                     f"a cache {namespace!r} takes part here already: use that one, or another name"
                 )
-            member = self._members[namespace] = Member(names, listener, self._leave)
+            member = self._members[namespace] = Member(names, listener, self._leave, self._ready)
         member.blocking = self._port(member, self._run)
         member.asyncio = self._port(member, self._arun)
         return member

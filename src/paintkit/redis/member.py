@@ -45,13 +45,16 @@ class Member:
     blocking: Port
     asyncio: Port
 
-    def __init__(self, names: Names, listener: Listener, leave: Callable[[Member], None]) -> None:
+    def __init__(
+        self, names: Names, listener: Listener, leave: Callable[[Member], None], ready: Callable[[], bool]
+    ) -> None:
         self.names = names
         self.listener = listener
         self.trust = self._trust = _Trust()
         self.kept = Kept()
         self.position: Position | None = None
         self._leave = leave
+        self._ready = ready
 
     def vouch(self, heard: float, lag: float) -> None:
         """Have copies served for some seconds after the instant until which everything was heard."""
@@ -61,6 +64,10 @@ class Member:
     def distrust(self) -> None:
         """Have copies verified before they are served."""
         self._trust.until = -math.inf
+
+    def listen(self) -> None:
+        """Begin to hear, if the link does not run yet."""
+        self._ready()
 
     def leave(self) -> None:
         """Hear no more."""

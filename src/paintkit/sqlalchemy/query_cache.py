@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["FromCache", "QueryCache"]
 
 # A cached call bears at most so many tags; what reads more tables goes with every one that is written.
-_MOST_TAGS: Final = 16
+_MOST_TAGS: Final = 15
 _MANY: Final = "tables"
+
+# What all results bear. Other processes know of tags alone.
+_ALL: Final = "queries"
 
 # How many statements, apart from their values, are known by number.
 _MOST_STATEMENTS: Final = 2048
@@ -61,7 +64,7 @@ class Cache(Protocol):
         ...
 
     def invalidate(self, what: Any, /) -> None:
-        """Drop what bears a tag, or belongs to a cached function; inside a unit of work after its commit."""
+        """Drop what bears a tag; inside a unit of work after its commit."""
         ...
 
 
@@ -123,7 +126,8 @@ class QueryCache:
 
     Args:
         db: The manager. Listeners of your own that change statements (`do_orm_execute`) have to be registered before.
-        cache: A `CacheManager`; results stay in the memory of this process, even if it has a second level.
+        cache: A `CacheManager`. Results stay in the memory of this process. If it has a second level, the query caches of all
+            processes on managers of this name hear of each other's writes.
         timeout: Seconds (> 0, default 300) or a `timedelta` for which results may be served; `None`: until they are dropped.
 
     Raises:
@@ -232,7 +236,7 @@ class QueryCache:
             raise TypeError(
                 "a SELECT with text in it may read any table: name those that the text reads, as in FromCache(tables=('paint',))"
             )
-        tags = tuple(map(_tag, sorted(read))) if len(read) <= _MOST_TAGS else (_MANY,)
+        tags = (_ALL, *(map(_tag, sorted(read)) if len(read) <= _MOST_TAGS else (_MANY,)))
         with self._numbering:
             known = self._statements.setdefault(key, _Known(next(self._numbers), tags))
             if len(self._statements) > _MOST_STATEMENTS:
@@ -267,7 +271,7 @@ class QueryCache:
         token = ambient.unit_of_work.set(unit)
         try:
             if tables.EVERY_TABLE & written:
-                self._cache.invalidate(self._load)
+                self._cache.invalidate(_ALL)
             else:
                 self.touched(*written)
         finally:

@@ -310,6 +310,9 @@ class _Membership:
         """Whether the server is there, and knows what we invalidated."""
         return self.level.reachable and not self._kept
 
+    def listen(self) -> None:
+        """It hears from the start."""
+
     def leave(self) -> None:
         self.level.remove(self)
 
