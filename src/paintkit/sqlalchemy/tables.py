@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import Table, TextClause, UpdateBase, inspect
+from sqlalchemy import Table, TableClause, TextClause, UpdateBase, inspect
 from sqlalchemy.orm.interfaces import UserDefinedOption
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.ddl import ExecutableDDLElement
@@ -82,13 +82,15 @@ def _tables(clause: Any) -> Iterator[str]:
     return (part.fullname for part in _parts(clause))
 
 
-def _parts(clause: Any) -> Iterator[Table]:
-    return (part for part in visitors.iterate(clause) if isinstance(part, Table))
+def _parts(clause: Any) -> Iterator[TableClause]:
+    return (part for part in visitors.iterate(clause) if isinstance(part, TableClause))
 
 
 @functools.lru_cache(maxsize=1024)
-def _with_dependents(table: Table) -> frozenset[str]:
+def _with_dependents(table: TableClause) -> frozenset[str]:
     """Return a table with those whose rows the database itself changes when its rows are deleted, or change their keys."""
+    if not isinstance(table, Table):
+        return EVERY_TABLE  # of a mere name nobody knows whose rows go with its own
     found = {table.fullname}
     while True:
         more = {
