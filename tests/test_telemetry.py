@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from sqlalchemy import column, insert, select, table, text
 
 from paintkit import (
     CacheManager,
@@ -25,13 +26,31 @@ from paintkit import (
     retry,
     timeout,
 )
-from paintkit.errors import BulkheadFullError, CallTimeoutError, CircuitOpenError, DeadlineExceededError
+from paintkit.errors import (
+    BulkheadFullError,
+    CallTimeoutError,
+    CircuitOpenError,
+    DeadlineExceededError,
+    EventNotSentError,
+    IdempotencyKeyReusedError,
+)
 from paintkit.monitor.gathering import gather
-from paintkit.redis import RedisLevel
-from paintkit.sqlalchemy import DatabaseConnectionManager
+from paintkit.redis import RedisLevel, RedisStreams
+from paintkit.sqlalchemy import (
+    DatabaseConnectionManager,
+    FromCache,
+    IdempotencyKeys,
+    Outbox,
+    QueryCache,
+    QueryWatch,
+)
+from paintkit.sqlalchemy.urls import pool_name
 from paintkit.telemetry import Source, Table
 from paintkit.testing import FakeClock
 from paintkit.testing.levels import FakeLevel, FakeServer
+from tests.redis.conftest import own_redis, until
+
+__all__ = ["own_redis"]
 
 
 def told(*sources: Source) -> dict[tuple[str, ...], float]:
@@ -53,6 +72,15 @@ def measured() -> PerformanceMonitor:
     return monitor
 
 
+def embedded() -> DatabaseConnectionManager:
+    return DatabaseConnectionManager("sqlite://")
+
+
+def watching() -> QueryWatch:
+    with QueryWatch(sample=1.0, repeat_threshold=2, min_seconds=0) as queries:
+        return queries
+
+
 PRIMITIVES = [
     (_catalogue.RETRY, lambda: retry(on=OSError)),
     (_catalogue.BUDGET, RetryBudget),
@@ -64,7 +92,12 @@ PRIMITIVES = [
     (_catalogue.HEDGE, lambda: hedge(1.0, idempotent=True)),
     (_catalogue.FALLBACK, lambda: fallback(1, on=OSError)),
     (_catalogue.CACHE, CacheManager),
+    (_catalogue.IDEMPOTENCY, lambda: IdempotencyKeys(embedded())),
+    (_catalogue.QUERY_CACHE, lambda: QueryCache(embedded(), CacheManager())),
+    (_catalogue.QUERY_WATCH, watching),
     (_catalogue.BUS, EventBus),
+    (_catalogue.OUTBOX, lambda: Outbox(embedded())),
+    (_catalogue.STREAMS, lambda: RedisStreams("redis://127.0.0.1:1")),
     (_catalogue.BATCHER, lambda: RequestBatcher(list)),
     (_catalogue.COMPONENTS, ComponentManager),
     (_catalogue.MONITOR, measured),
@@ -72,17 +105,17 @@ PRIMITIVES = [
 
 
 @pytest.mark.parametrize(
-    ("table", "make"), PRIMITIVES, ids=[table.entries[0].name for table, _ in PRIMITIVES]
+    ("names", "make"), PRIMITIVES, ids=[names.entries[0].name for names, _ in PRIMITIVES]
 )
-def test_every_number_of_the_catalogue_is_told(table, make):
+def test_every_number_of_the_catalogue_is_told(names, make):
     """And none but those: a key that has no statistic would be left out without a word."""
     assert isinstance(make(), Source)
     found = [(one.name, label) for one in make().telemetry() for label in one.samples[0].labels.items()]
-    for entry in table.entries:
+    for entry in names.entries:
         assert any(name == entry.name for name, _ in found)
         for label in entry.labels.items():
             assert (entry.name, label) in found
-    assert len(table.entries) == len(list(make().telemetry()))
+    assert len(names.entries) == len(list(make().telemetry()))
 
 
 def test_a_key_without_a_statistic_is_noticed():
@@ -95,10 +128,10 @@ def test_a_key_without_a_statistic_is_noticed():
 
 def test_every_table_is_held_to_account():
     """A new primitive comes into the list above; pools and second levels have tests of their own."""
-    assert {id(table) for table in _catalogue.TABLES} == {
+    assert {id(names) for names in _catalogue.TABLES} == {
         id(_catalogue.POOL),
         id(_catalogue.LEVEL),
-        *(id(table) for table, _ in PRIMITIVES),
+        *(id(names) for names, _ in PRIMITIVES),
     }
 
 
@@ -234,3 +267,112 @@ def test_a_hit_of_the_second_level_is_told_apart():
     assert 1 == numbers["paintkit.cache.hits", "paints", "level2"]
     assert 1 == numbers["paintkit.cache.misses", "paints", "never"]
     assert 0 == numbers["paintkit.cache.loads", "paints"]
+
+
+def test_an_outbox_is_told_by_its_bus(tmp_path):
+    """What is rolled back was not published; the second of two handlers fails until its event is given up."""
+    db = DatabaseConnectionManager(f"sqlite:///{tmp_path / 'studio.db'}")
+    outbox = Outbox(db, max_attempts=2, backoff=backoff.constant(1.0))
+    outbox.create_tables()
+    bus = EventBus("studio", transport=outbox)
+    held = []
+    with FakeClock() as clock:
+        bus.subscribe(
+            "paint.sold", lambda _: held.append(told(bus)["paintkit.outbox.in_flight", "outbox"]), name="sees"
+        )
+        bus.subscribe("paint.sold", failing, name="fails")
+        bus.publish("paint.sold", 7)
+        with pytest.raises(ZeroDivisionError), db.unit_of_work():
+            bus.publish("paint.sold", 8)
+            raise ZeroDivisionError
+        outbox.run_once()
+        clock.advance(2.0)
+        outbox.run_once()
+    numbers = told(bus)
+    expected = {
+        "published": 1,
+        "in_flight": 0,
+        "delivered": 1,
+        "failed": 2,
+        "dead": 1,
+        "late": 0,
+        "errors": 0,
+    }
+    assert expected == {key: numbers[f"paintkit.outbox.{key}", "outbox"] for key in expected}
+    assert [1] == held
+    assert 1 == numbers["paintkit.outbox.lag", "outbox"]["count"]
+    db.close()
+
+
+def test_redis_streams_are_told_by_their_bus(own_redis):
+    """Work, its failures, a dead letter, and what could not be sent; reading asks nobody."""
+    streams = RedisStreams(own_redis.url, max_attempts=1, timeout=1.0)
+    bus = EventBus("studio", transport=streams)
+    heard = []
+    bus.subscribe("paint.sold", heard.append, name="hears")
+    bus.subscribe("paint.sold", failing, name="fails")
+    bus.publish("paint.sold", 7)
+    until(lambda: heard and told(bus)["paintkit.redis_streams.dead", "redis-streams"])
+    own_redis.kill()
+    with pytest.raises(EventNotSentError):
+        bus.publish("paint.sold", 8)
+    until(lambda: told(bus)["paintkit.redis_streams.errors", "redis-streams"])
+    numbers = told(bus)
+    expected = {"published": 1, "not_sent": 1, "delivered": 1, "failed": 1, "dead": 1, "gaps": 0}
+    assert expected == {key: numbers[f"paintkit.redis_streams.{key}", "redis-streams"] for key in expected}
+    streams.close()
+
+
+def test_idempotency_keys_tell_what_was_done_and_what_repeated():
+    """And who used another's key."""
+    db = embedded()
+    keys = IdempotencyKeys(db)
+    keys.table.create(db.engine)
+    pay = keys.idempotent(key=lambda token, amount: token, fingerprint=lambda token, amount: str(amount))(
+        lambda token, amount: amount
+    )
+    assert [20, 20, 5] == [pay("a", 20), pay("a", 20), pay("b", 5)]
+    with pytest.raises(IdempotencyKeyReusedError):
+        pay("a", 21)
+    numbers = told(keys)
+    assert [2, 1, 1] == [
+        numbers[f"paintkit.idempotency.{key}", "idempotency_key"] for key in ("done", "repeated", "reused")
+    ]
+    db.close()
+
+
+def test_a_query_cache_tells_what_it_answered_and_what_it_heard():
+    """A SELECT that locks is none of its business."""
+    db = embedded()
+    pool, queries = pool_name(db.engine), QueryCache(db, CacheManager("queries"))
+    names = select(column("name")).select_from(table("paint")).options(FromCache(tables=("paint",)))
+    with db.unit_of_work() as session:
+        session.connection().exec_driver_sql("CREATE TABLE paint (name TEXT)")
+    before = told(queries)["paintkit.query_cache.writes", pool]
+    for _ in range(2):
+        with db.unit_of_work(read_only=True) as session:
+            assert [] == session.scalars(names).all()
+    with db.unit_of_work() as session:
+        session.execute(insert(table("paint", column("name"))).values(name="red"))
+        session.scalars(names.with_for_update()).all()
+    numbers = told(queries)
+    assert [2, 1, 1] == [
+        numbers[f"paintkit.query_cache.{key}", pool] for key in ("answered", "loads", "uncached")
+    ]
+    assert 1 == numbers["paintkit.query_cache.writes", pool] - before
+    db.close()
+
+
+def test_a_query_watch_tells_what_it_found():
+    """A line that was told of is found again, and no news."""
+    db = embedded()
+    with QueryWatch(sample=1.0, repeat_threshold=2, min_seconds=0) as queries:
+        for _ in range(2):
+            with queries.block(), db.unit_of_work() as session:
+                for number in range(3):
+                    session.execute(text("SELECT :number"), {"number": number})
+    numbers = told(queries)
+    assert [2, 2, 1] == [
+        numbers[f"paintkit.query_watch.{key}", "queries"] for key in ("blocks", "found", "told")
+    ]
+    db.close()

@@ -17,11 +17,16 @@ __all__ = [
     "DEADLINE",
     "FALLBACK",
     "HEDGE",
+    "IDEMPOTENCY",
     "LEVEL",
     "MONITOR",
+    "OUTBOX",
     "POOL",
+    "QUERY_CACHE",
+    "QUERY_WATCH",
     "RATE_LIMIT",
     "RETRY",
+    "STREAMS",
     "TABLES",
     "TIMEOUT",
 ]
@@ -144,6 +149,34 @@ POOL: Final = Table(
     Entry("leaked", "paintkit.pool.leaked", "counter", "{connection}", "Connections kept for too long."),
 )
 
+IDEMPOTENCY: Final = Table(
+    "keys",
+    Entry("done", "paintkit.idempotency.done", "counter", "{call}", "Calls that did their work."),
+    Entry(
+        "repeated", "paintkit.idempotency.repeated", "counter", "{call}", "Calls given an answer from before."
+    ),
+    Entry("reused", "paintkit.idempotency.reused", "counter", "{call}", "Calls refused: another's key."),
+)
+QUERY_CACHE: Final = Table(
+    "queries",
+    Entry("answered", "paintkit.query_cache.answered", "counter", "{query}", "SELECTs that it answered."),
+    Entry("loads", "paintkit.query_cache.loads", "counter", "{query}", "SELECTs that ran to fill it."),
+    Entry(
+        "uncached",
+        "paintkit.query_cache.uncached",
+        "counter",
+        "{query}",
+        "SELECTs of kinds that it leaves be.",
+    ),
+    Entry("writes", "paintkit.query_cache.writes", "counter", "{table}", "Tables that it heard written."),
+)
+QUERY_WATCH: Final = Table(
+    "watch",
+    Entry("blocks", "paintkit.query_watch.blocks", "counter", "{block}", "Blocks that it looked at."),
+    Entry("found", "paintkit.query_watch.found", "counter", "", "Repetitions found that took long enough."),
+    Entry("told", "paintkit.query_watch.told", "counter", "", "Those that were news."),
+)
+
 BUS: Final = Table(
     "bus",
     Entry("published", "paintkit.event_bus.published", "counter", "{event}", "Events published."),
@@ -152,6 +185,31 @@ BUS: Final = Table(
     ),
     Entry("delivered", "paintkit.event_bus.delivered", "counter", "{call}", "Handlers that returned."),
     Entry("failed", "paintkit.event_bus.failed", "counter", "{call}", "Handlers that raised."),
+)
+OUTBOX: Final = Table(
+    "outbox",
+    Entry("published", "paintkit.outbox.published", "counter", "{event}", "Events written, to be committed."),
+    Entry("in_flight", "paintkit.outbox.in_flight", "gauge", "{event}", "Events that relays here hold."),
+    Entry("delivered", "paintkit.outbox.delivered", "counter", "{call}", "Handlers that returned."),
+    Entry("failed", "paintkit.outbox.failed", "counter", "{call}", "Handlers that raised or hung."),
+    Entry("dead", "paintkit.outbox.dead", "counter", "{event}", "Events given up here."),
+    Entry("late", "paintkit.outbox.late", "counter", "{event}", "Events lost to others while handled."),
+    Entry("errors", "paintkit.outbox.errors", "counter", "", "Rounds of relays that failed."),
+    Entry("lag", "paintkit.outbox.lag", "histogram", "s", "How long events waited for their first try."),
+)
+STREAMS: Final = Table(
+    "streams",
+    Entry(
+        "published", "paintkit.redis_streams.published", "counter", "{event}", "Events that Redis has taken."
+    ),
+    Entry(
+        "not_sent", "paintkit.redis_streams.not_sent", "counter", "{event}", "Events not sent for certain."
+    ),
+    Entry("delivered", "paintkit.redis_streams.delivered", "counter", "{call}", "Receivers that returned."),
+    Entry("failed", "paintkit.redis_streams.failed", "counter", "{call}", "Receivers that raised or hung."),
+    Entry("dead", "paintkit.redis_streams.dead", "counter", "{event}", "Events given up here."),
+    Entry("gaps", "paintkit.redis_streams.gaps", "counter", "", "Times that broadcasts were missed."),
+    Entry("errors", "paintkit.redis_streams.errors", "counter", "", "Times that a thread lost Redis."),
 )
 BATCHER: Final = Table(
     "batcher",
@@ -190,7 +248,12 @@ TABLES: Final = (
     CACHE,
     LEVEL,
     POOL,
+    IDEMPOTENCY,
+    QUERY_CACHE,
+    QUERY_WATCH,
     BUS,
+    OUTBOX,
+    STREAMS,
     BATCHER,
     COMPONENTS,
     MONITOR,

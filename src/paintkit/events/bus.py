@@ -22,7 +22,7 @@ from paintkit.observations import Subscription
 if TYPE_CHECKING:
     from paintkit.envelope import Envelope, Kind
     from paintkit.events.transport import Transport
-    from paintkit.telemetry import Metric
+    from paintkit.telemetry import Metric, Source
 
 __all__ = ["EventBus", "EventBusStats", "HandlerFailure"]
 
@@ -251,11 +251,15 @@ class EventBus:
                 "handlers": handlers,
             }
 
-    def telemetry(self) -> Iterable[Metric]:
-        """Return the totals, for exporters; see `paintkit.telemetry`."""
+    def telemetry(self) -> Iterable[Metric | Source]:
+        """Return the totals, for exporters, and the transport if it has any; see `paintkit.telemetry`."""
         from paintkit import _catalogue
+        from paintkit.telemetry import Source
 
-        return _catalogue.BUS.read(self.name, self.get_stats())
+        yield from _catalogue.BUS.read(self.name, self.get_stats())
+        transport: object = self._transport
+        if isinstance(transport, Source):
+            yield transport
 
     def __repr__(self) -> str:
         return f"<EventBus {self.name!r}: {len(self._registrations)} handlers>"

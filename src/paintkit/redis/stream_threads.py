@@ -19,6 +19,7 @@ from paintkit.policies._timeout import timeout
 from paintkit.redis.stream_store import AWAY, Position, Seat, envelope_of, number_of
 
 if TYPE_CHECKING:
+    from paintkit._tally import Tally
     from paintkit.backoff import Schedule
     from paintkit.envelope import Envelope, Kind, Receiver
     from paintkit.redis.stream_store import Delivery, StreamStore
@@ -52,6 +53,7 @@ class House(NamedTuple):
         handler_timeout: Seconds that a receiver may take for one event.
         max_attempts: After so many failures an event is given up.
         backoff: How long to wait after each failure.
+        tally: What they do is counted there.
     """
 
     store: StreamStore
@@ -63,6 +65,7 @@ class House(NamedTuple):
     handler_timeout: float
     max_attempts: int
     backoff: Schedule
+    tally: Tally
 
     def group_of(self, receiver: str) -> str:
         """Return the name of a receiver's group in Redis."""
@@ -102,6 +105,7 @@ class Patient:
                 while not self._stop.is_set():
                     self._round()
             except AWAY as error:
+                self._house.tally.add("errors")
                 _LOG.debug("%s waits for Redis: %s", self._thread.name, error)
             except Exception:  # noqa: BLE001 - see below
                 # A fault of ours must not silence all receivers for ever.
@@ -123,14 +127,15 @@ class Patient:
 
 
 class Handling:
-    """Calls a receiver with an event, outside of every other context and for so long at most.
+    """Calls receivers with events, outside of every other context and for a time.
 
     Args:
-        seconds: How long.
+        house: Says for how long at most, and counts.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._limit = timeout(seconds, thread=True, name="a handler")
+    def __init__(self, house: House) -> None:
+        self._limit = timeout(house.handler_timeout, thread=True, name="a handler")
+        self._tally = house.tally
         self._runner: asyncio.Runner | None = None
 
     def call(self, receiver: Receiver, event: Envelope) -> Exception | None:
@@ -140,6 +145,7 @@ class Handling:
             Context().run(self._acall if receiver.is_async else self._call, receiver, event)
         except Exception as raised:  # noqa: BLE001 - the outcome is the value
             error = raised
+        self._tally.add("delivered" if error is None else "failed")
         receiver.settle(event, error)
         return error
 
@@ -170,7 +176,7 @@ class Listener(Patient):
     def __init__(self, house: House, on_gap: Callable[[], object] | None, position: Position | None) -> None:
         super().__init__(f"event-listener-{house.name}", house)
         self._on_gap = on_gap
-        self._handling = Handling(house.handler_timeout)
+        self._handling = Handling(house)
         #: How far it is.
         self.position = position
 
@@ -199,6 +205,7 @@ class Listener(Patient):
                 self._handling.call(receiver, event)
 
     def _miss(self) -> None:
+        self._house.tally.add("gaps")
         _LOG.warning("%s: this process has missed events", self._house.name)
         observations.emit("redis_streams.gap", self._house.name)
         if self._on_gap is not None:
@@ -219,7 +226,7 @@ class Worker(Patient):
         super().__init__(f"event-worker-{house.name}", house)
         #: What Redis calls it.
         self.consumer = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._handling = Handling(house.handler_timeout)
+        self._handling = Handling(house)
         self._look_at = 0.0  # when to look for what others have left
 
     def _round(self) -> None:
@@ -302,6 +309,7 @@ class Worker(Patient):
     def _give_up(self, receiver: Receiver, delivery: Delivery, event: Envelope, error: str) -> None:
         seat = self._seat(receiver)
         self._store.bury(seat, delivery, receiver.name, error)
+        self._house.tally.add("dead")
         _LOG.error(
             "%s: gave up %s (%s) for %s: %s", self._house.name, event.id, event.type, receiver.name, error
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypedDict, TypeVar
 
@@ -12,6 +12,7 @@ import redis
 
 from paintkit import _arguments, backoff, clock, observations
 from paintkit._locks import new_lock
+from paintkit._tally import Tally
 from paintkit.errors import EventNotSentError
 from paintkit.redis import urls
 from paintkit.redis.revival import revive_in_children
@@ -21,6 +22,7 @@ from paintkit.redis.stream_threads import House, Listener, Patient, Worker
 if TYPE_CHECKING:
     from paintkit.backoff import Schedule
     from paintkit.envelope import Envelope, Kind, Receiver, Receivers
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["RedisStreams", "RedisStreamsStatus"]
@@ -132,6 +134,7 @@ class RedisStreams:
         names = _plain("prefix", prefix), _plain("stream", stream)
         url = urls.checked(url)
         self._quick = StreamStore(_client(url, _arguments.seconds("timeout", timeout)), *names, keep, most)
+        self._tally = Tally("published", "not_sent", "delivered", "failed", "dead", "gaps", "errors")
         self._house = House(
             store=StreamStore(_client(url, _SILENCE), *names, keep, most),
             stop=threading.Event(),
@@ -142,6 +145,7 @@ class RedisStreams:
             handler_timeout=limit,
             max_attempts=_arguments.count("max_attempts", max_attempts),
             backoff=_arguments.having("backoff", backoff, "delays", "a schedule of paintkit.backoff"),
+            tally=self._tally,
         )
         self._workers = _arguments.count("workers", workers, least=0)
         self._on_gap = on_gap if on_gap is None else _arguments.callback("on_gap", on_gap)
@@ -208,6 +212,7 @@ class RedisStreams:
         self._ask_again_at = 0.0
         if not sent:
             raise self._not_sent(envelope, "the stream is full of events that nobody has handled", None)
+        self._tally.add("published")
 
     async def asend(self, envelope: Envelope) -> None:
         """Do as `send` does, without blocking the loop.
@@ -233,6 +238,12 @@ class RedisStreams:
         with self._lock:
             threads = self._threads()
         return all(one.is_connected.wait(max(0.0, due - clock.now())) for one in threads)
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return what was done in this process, for exporters; see `paintkit.telemetry`. Redis is not asked for it."""
+        from paintkit import _catalogue
+
+        return _catalogue.STREAMS.read(self.name, self._tally.read())
 
     def status(self) -> RedisStreamsStatus:
         """Return what waits in Redis.
@@ -332,6 +343,7 @@ class RedisStreams:
             self._ask_again_at = clock.now() + _AWAY_FOR
 
     def _not_sent(self, envelope: Envelope, why: str, error: Exception | None) -> EventNotSentError:
+        self._tally.add("not_sent")
         observations.emit(
             "redis_streams.not_sent", self.name, event_type=envelope.type, event_id=envelope.id, error=error
         )

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from sqlalchemy import (
@@ -25,12 +25,14 @@ from sqlalchemy import (
 
 from paintkit import _arguments
 from paintkit._runtime import drive
+from paintkit._tally import Tally
 from paintkit._wrap import Templates, name_of, wrap
 from paintkit.errors import IdempotencyKeyReusedError
 from paintkit.sqlalchemy.boundaries import refuse_other_colour
 
 if TYPE_CHECKING:
     from paintkit.sqlalchemy.manager import DatabaseConnectionManager
+    from paintkit.telemetry import Metric
     from paintkit.typing import Decorator, P, R, Seconds
 
 __all__ = ["IdempotencyKeys"]
@@ -112,6 +114,7 @@ class IdempotencyKeys:
         self._dump = _dump_json if dump is None else _arguments.callback("dump", dump)
         self._load: Callable[[str], Any] = json.loads if load is None else _arguments.callback("load", load)
         self._now = now
+        self._tally = Tally("done", "repeated", "reused")
         #: The table; `keys.table.create(db.engine, checkfirst=True)` creates it.
         self.table = Table(
             _arguments.label("table", table),
@@ -185,6 +188,12 @@ class IdempotencyKeys:
             raise TypeError("this manager is blocking: use keys.call(…)")
         return cast("R", await self._run(_claim("", key, None), lambda: fn(*args, **kwargs)))
 
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals of this process by the table's name, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.IDEMPOTENCY.read(self.table.name, self._tally.read())
+
     def purge(self) -> int:
         """Forget the keys that have expired, and return how many they were."""
         if self._db.is_async:
@@ -230,6 +239,7 @@ class IdempotencyKeys:
                 break
         result = await self._settled(effect())
         await self._changes(execute, update(keys).where(mine).values(response=self._dump(result)))
+        self._tally.add("done")
         return result
 
     def _taking(self, claim: _Claim, expires: float) -> Insert:
@@ -246,11 +256,13 @@ class IdempotencyKeys:
 
     def _stored(self, claim: _Claim, found: Any) -> Any:
         if found.fingerprint != claim.fingerprint:
+            self._tally.add("reused")
             raise IdempotencyKeyReusedError(
                 f"the key {claim.key!r} was used for another call of {claim.name or 'keys.call'}: take a new key for new work"
             )
         if found.response is None:
             raise RuntimeError(f"the work under {claim.key!r} calls itself under the same key")
+        self._tally.add("repeated")
         return self._load(found.response)
 
     def _milliseconds(self) -> int:

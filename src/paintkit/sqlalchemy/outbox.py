@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from sqlalchemy import MetaData
 
 from paintkit import _arguments, backoff
+from paintkit._tally import Tally
 from paintkit.envelope import LONGEST_NAME
+from paintkit.histogram import Histogram
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager
 from paintkit.sqlalchemy.outbox_hands import AsyncHands, BlockingHands, Hands
 from paintkit.sqlalchemy.outbox_relay import Relay
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from paintkit.envelope import Envelope, Receiver, Receivers
     from paintkit.sqlalchemy.boundaries import Isolation
     from paintkit.sqlalchemy.sessions import UnitSession
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["Outbox"]
@@ -125,6 +128,9 @@ class Outbox:
         prefix = _checked_prefix(prefix)
         tables = outbox_tables(self.metadata, prefix, schema)
         self.store = Store(tables, _channel(prefix, schema))
+        #: What was done in this process, and how long events had waited at their first try.
+        self.tally = Tally("published", "in_flight", "delivered", "failed", "dead", "late", "errors")
+        self.lags = Histogram()
         self._bus: Receivers | None = None
         self._relays: weakref.WeakSet[Relay] = weakref.WeakSet()  # those that run
         _outboxes.add(self)
@@ -197,6 +203,7 @@ class Outbox:
 
     def _write(self, session: Session, events: list[Envelope]) -> None:
         self.store.write(session, events)
+        self.tally.add("published", len(events))
         if self._relays:
             cast("UnitSession", session).unit.defer(self._wake)
 
@@ -229,6 +236,12 @@ class Outbox:
             await relay.aclose()
 
     # Looking after it.
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return what was done in this process, for exporters; see `paintkit.telemetry`. No database is asked for it."""
+        from paintkit import _catalogue
+
+        return _catalogue.OUTBOX.read(self.name, {**self.tally.read(), "lag": self.lags.snapshot()})
 
     def create_tables(self) -> None:
         """Create the tables that are missing, and the row that relays need; for those who do not use migrations."""

@@ -164,6 +164,7 @@ class Relay:
             return await self._cycle(hands)
         except Exception as error:  # noqa: BLE001 - a relay outlives whatever happens to its database
             self._failed = True  # until the pause is over
+            self._outbox.tally.add("errors")
             _log.exception("%s: the relay could not go on and tries again", self._outbox.name)
             observations.emit("outbox.relay_failed", self._outbox.name, error=error)
             return 0
@@ -194,8 +195,9 @@ class Relay:
             return 0
         batch = Batch(claim.events, outbox.receivers(), outbox.max_attempts, outbox.backoff)
         work = _Work(outbox, claim, batch, self._is_stopping)
-        await hands.run(work.steps, work.hung)
-        await work.finish(hands)
+        with _held(outbox, claim):
+            await hands.run(work.steps, work.hung)
+            await work.finish(hands)
         return len(claim.events)
 
 
@@ -208,6 +210,20 @@ def _alone() -> Iterator[None]:
     finally:
         ambient.unit_of_work.reset(unit)
         ambient.deadline.reset(deadline)
+
+
+@contextmanager
+def _held(outbox: Outbox, claim: Claim) -> Iterator[None]:
+    """Count the events of a claim as held here, and note how long those waited that nobody has tried."""
+    for one in claim.events:
+        if not one.event.attempts:
+            # A publisher whose clock is fast has published in what is the future here.
+            outbox.lags.record(max(0.0, claim.at - one.event.occurred_at.timestamp()))
+    outbox.tally.add("in_flight", len(claim.events))
+    try:
+        yield
+    finally:
+        outbox.tally.add("in_flight", -len(claim.events))
 
 
 def _claim(outbox: Outbox, lost_first: bool, session: Session) -> Claim:
@@ -252,6 +268,7 @@ class _Work:
     def _note(self, receiver: Receiver, events: Sequence[Claimed], error: Exception | None) -> None:
         self._batch.note(receiver, events, error)
         if error is None or len(events) == 1:
+            self._outbox.tally.add("delivered" if error is None else "failed", len(events))
             for one in events:
                 receiver.settle(one.event, error)
 
@@ -273,15 +290,17 @@ class _Work:
         )
         if late:
             self._is_lost = True
+            outbox.tally.add("late", late)
             _log.warning("%s: %d events came back after their lease was over: ignored", outbox.name, late)
             observations.emit("outbox.late", outbox.name, events=late)
         for one in over:
-            _tell(outbox.name, one)
+            _tell(outbox, one)
 
 
-def _tell(name: str, one: Settlement) -> None:
+def _tell(outbox: Outbox, one: Settlement) -> None:
     if one.error is None:
         return
+    name = outbox.name
     event = one.claimed.event
     details = {
         "event_id": event.id,
@@ -290,6 +309,7 @@ def _tell(name: str, one: Settlement) -> None:
         "error": one.error,
     }
     if one.delay is None:
+        outbox.tally.add("dead")
         _log.error("%s: event %s (%s) is given up: %s", name, event.id, event.type, one.error)
         observations.emit("outbox.dead", name, **details)
     else:

@@ -47,11 +47,13 @@ class Claim(NamedTuple):
 
     Attributes:
         lease: What tells this lease from every other.
+        at: When that was, in seconds since 1970 by the clock that all share.
         until: When it is over, by `clock.now()`, unless it is renewed.
         events: In order.
     """
 
     lease: str
+    at: float
     until: float
     events: list[Claimed]
 
@@ -173,7 +175,7 @@ class Store:
                     attempts=table.c.attempts + int(rows[0].lease is not None),
                 )
             )
-        return Claim(token, clock.now() + lease, self._claimed(session, rows))
+        return Claim(token, now, clock.now() + lease, self._claimed(session, rows))
 
     def _take_turn(self, session: Session) -> bool:
         """Whether this transaction alone hands out events with an ordering key."""

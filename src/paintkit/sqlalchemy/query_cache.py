@@ -14,9 +14,11 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, UserDefinedOption
 
 from paintkit import _arguments, ambient
+from paintkit._tally import Tally
 from paintkit.sqlalchemy import tables
 from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession
 from paintkit.sqlalchemy.snapshots import LEAVES, Snapshot, take
+from paintkit.sqlalchemy.urls import pool_name
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import ORMExecuteState
 
     from paintkit.sqlalchemy.manager import DatabaseConnectionManager
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["FromCache", "QueryCache"]
@@ -160,6 +163,7 @@ class QueryCache:
         self._statements: OrderedDict[Any, _Known] = OrderedDict()
         self._numbers = itertools.count(1)
         self._numbering = threading.Lock()  # guards _statements
+        self._tally = Tally("answered", "loads", "uncached", "writes")
         self._engine = db.engine
         self._load = cache.cache_result(
             timeout=lambda snapshot: cast("Snapshot", snapshot).timeout,
@@ -192,10 +196,22 @@ class QueryCache:
         session = state.session
         question = self._question(state, option)
         if question is None:
+            self._tally.add("uncached")
             return None
         if session.autoflush:
             session.flush()
-        return cast("Snapshot", self._load(question)).rebuild(session)
+        snapshot = cast("Snapshot", self._load(question))
+        self._tally.add("answered")
+        return snapshot.rebuild(session)
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals by the name of the manager's pool, for exporters; see `paintkit.telemetry`.
+
+        Entries, hits and evictions are told by the cache.
+        """
+        from paintkit import _catalogue
+
+        return _catalogue.QUERY_CACHE.read(pool_name(self._engine), self._tally.read())
 
     def _question(self, state: ORMExecuteState, option: FromCache) -> _Question | None:
         statement: Any = state.statement
@@ -217,6 +233,7 @@ class QueryCache:
 
         def load() -> Snapshot:
             # A session that nobody else sees: what the caller's holds may be older than what the database has now.
+            self._tally.add("loads")
             # Not through UnitSession.connection, which takes for written whatever is done with what it returns.
             connection = Session.connection(state.session)
             with Session(connection, join_transaction_mode="rollback_only", autoflush=False) as scratch:
@@ -268,6 +285,7 @@ class QueryCache:
         written = _news(frozenset(written), unit)
         if not written:
             return
+        self._tally.add("writes", len(written))
         token = ambient.unit_of_work.set(unit)
         try:
             if tables.EVERY_TABLE & written:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from paintkit import _arguments, clock, observations
 from paintkit._locks import new_lock
+from paintkit._tally import Tally
 from paintkit.backoff import shared_rng
 from paintkit.sqlalchemy.queries import Repetition, query_guard, watch
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from paintkit.sqlalchemy.queries import _Record
+    from paintkit.telemetry import Metric
     from paintkit.typing import Seconds
 
 __all__ = ["QueryWatch"]
@@ -77,6 +79,7 @@ class QueryWatch:
         self._rng = rng
         self._lock = new_lock()  # guards the two below
         self._told: OrderedDict[str, float] = OrderedDict()  # when a line was told of, oldest first
+        self._tally = Tally("blocks", "found", "told")
         self._listens = True
         watch(+1)
 
@@ -104,9 +107,19 @@ class QueryWatch:
         if guard is None:
             return
         guard.close()
+        self._tally.add("blocks")
         for one in guard.repetitions:
-            if one.seconds >= self._min_seconds and self._is_news(one.site):
+            if one.seconds < self._min_seconds:
+                continue
+            self._tally.add("found")
+            if self._is_news(one.site):
                 self._tell(one, name)
+
+    def telemetry(self) -> Iterable[Metric]:
+        """Return the totals, for exporters; see `paintkit.telemetry`."""
+        from paintkit import _catalogue
+
+        return _catalogue.QUERY_WATCH.read(self.name, self._tally.read())
 
     def close(self) -> None:
         """Stop looking; a second call does nothing."""
@@ -134,6 +147,7 @@ class QueryWatch:
             return True
 
     def _tell(self, one: Repetition, block: str) -> None:
+        self._tally.add("told")
         _LOG.warning("%s: %s (%.0f ms)", block or self.name, one, one.seconds * 1000)
         observations.emit("query_watch.repetition", self.name, block=block, **one._asdict())
 
