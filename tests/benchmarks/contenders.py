@@ -531,6 +531,116 @@ def with_database_session(fn: Fn) -> Fn:
     return db.with_database_session(call)  # type: ignore[no-any-return]  # _database is Any
 
 
+# On PostgreSQL, for what costs or saves a way to the server.
+
+
+@functools.cache
+def _paints() -> tuple[str, Any, Any]:
+    """Return the URL of a server, a mapped class whose table has a hundred rows there, and a SELECT of one."""
+    from sqlalchemy import NullPool, bindparam, create_engine, insert, select
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+    from paintkit.sqlalchemy.urls import normalized_url
+    from tests import services
+
+    class Base(DeclarativeBase):
+        """For one table."""
+
+    class Paint(Base):
+        """A row of it."""
+
+        __tablename__ = f"paintkit_bench_{uuid.uuid4().hex}"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+        stock: Mapped[int]
+
+    url = normalized_url(services.place("postgres"))
+    engine = create_engine(url, poolclass=NullPool)
+    Base.metadata.create_all(engine)
+    atexit.register(Base.metadata.drop_all, engine)
+    with engine.begin() as connection:
+        rows = [{"id": number, "name": f"paint {number}", "stock": number} for number in range(1, 101)]
+        connection.execute(insert(Paint), rows)
+    return (
+        str(url.render_as_string(hide_password=False)),
+        Paint,
+        select(Paint.stock).where(Paint.id == bindparam("id")),
+    )
+
+
+@functools.cache
+def _manager(**options: bool) -> Any:
+    from paintkit.sqlalchemy import DatabaseConnectionManager
+
+    db = DatabaseConnectionManager(_paints()[0], **options)
+    atexit.register(db.close)
+    return db
+
+
+def commit(fn: Fn, *, resolve_commits: bool = False) -> Fn:
+    """Write one row in a unit of work."""
+    from sqlalchemy import bindparam, update
+
+    db, paint = _manager(resolve_commits=resolve_commits), _paints()[1]
+    number = bindparam("number")
+    statement = update(paint).where(paint.id == number).values(stock=number).returning(paint.stock)
+
+    def call(number: int) -> Any:
+        with db.unit_of_work() as session:
+            return fn(session.scalar(statement, {"number": number}))
+
+    return call
+
+
+def resolved_commit(fn: Fn) -> Fn:
+    return commit(fn, resolve_commits=True)
+
+
+@functools.cache
+def _query_cached() -> Any:
+    from paintkit import CacheManager
+    from paintkit.sqlalchemy import QueryCache
+
+    db = _manager()
+    QueryCache(db, CacheManager("bench"))
+    return db
+
+
+def query(fn: Fn, option: Any = None) -> Fn:
+    """Read one column of one row in a unit of work of its own, as a request would."""
+    db, statement = _query_cached(), _paints()[2]
+    if option is not None:
+        statement = statement.options(option)
+
+    def call(number: int) -> Any:
+        with db.unit_of_work(read_only=True) as session:
+            return fn(session.scalar(statement, {"id": number}))
+
+    return call
+
+
+def cached_query(fn: Fn) -> Fn:
+    from paintkit.sqlalchemy import FromCache
+
+    return query(fn, FromCache())
+
+
+def cached_entities(fn: Fn) -> Fn:
+    """Read a hundred mapped objects."""
+    from sqlalchemy import select
+
+    from paintkit.sqlalchemy import FromCache
+
+    db, paint = _query_cached(), _paints()[1]
+    statement = select(paint).order_by(paint.id).options(FromCache())
+
+    def call(number: int) -> Any:
+        with db.unit_of_work(read_only=True) as session:
+            return fn(session.scalars(statement).all()[number - 1].id)
+
+    return call
+
+
 def bare_checkout(fn: Fn) -> Fn:
     from sqlalchemy.pool import QueuePool
 

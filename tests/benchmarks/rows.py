@@ -119,6 +119,8 @@ _FOURS = (
 _SESSION_BEGIN = Entry("SQLAlchemy", by.session_begin, "with Session.begin()")
 _SESSION_ALONE = Entry("SQLAlchemy", by.session_begin_alone, "the same on an engine without us")
 
+_QUERY = Entry("paintkit", by.query, "the query of one row")
+
 _RETRY = Entry("paintkit", by.retry)
 _WINDOW = Entry("paintkit", by.window)
 _SLOW_WINDOW = Entry("paintkit", by.slow_window)
@@ -209,6 +211,30 @@ ROWS: tuple[Row | ImportRow, ...] = (
         Entry("paintkit", by.with_database_session),
         (_SESSION_ALONE,),
         baseline=_SESSION_BEGIN,
+    ),
+    Row(
+        "unit of work that writes one row, resolve_commits",
+        1.4,
+        Entry("paintkit", by.resolved_commit),
+        (),
+        baseline=Entry("paintkit", by.commit, "without"),
+        server="postgres",
+    ),
+    Row(
+        "query cache hit, one row",
+        0.2,
+        Entry("paintkit", by.cached_query),
+        (),
+        baseline=_QUERY,
+        server="postgres",
+    ),
+    Row(
+        "query cache hit, a hundred entities",
+        1.5,
+        Entry("paintkit", by.cached_entities),
+        (),
+        baseline=_QUERY,
+        server="postgres",
     ),
     Row(
         "checkout with leak detection",
