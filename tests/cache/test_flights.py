@@ -241,7 +241,7 @@ def test_a_loop_that_closes_strands_nobody(cache):
     loop.close()
     assert 2 == asyncio.run(load())
     # Nobody can finish these any more; tell asyncio that we know.
-    task._log_destroy_pending = flight._task._log_destroy_pending = False
+    task._log_destroy_pending = flight.task._log_destroy_pending = False
 
 
 def test_a_load_that_needs_itself_does_not_wait_for_itself(cache, colour):

@@ -73,7 +73,8 @@ class Flight:
     #: Whether others may join it, or did.
     registered = False
     _loop: asyncio.AbstractEventLoop | None = None
-    _task: asyncio.Task[None] | None = None
+    #: The task that loads, as long as it is under way.
+    task: asyncio.Task[None] | None = None
     _traceback: TracebackType | None = None
 
     def __init__(self, call: Entry, seconds: float | None = None) -> None:
@@ -112,7 +113,7 @@ class Flight:
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""
-        self._loop, self._task, self.departed = loop, task, True
+        self._loop, self.task, self.departed = loop, task, True
 
     def landed(self) -> Landing:
         """Return how it ended, with the error as it was when it did: each raise adds to a traceback."""
@@ -129,7 +130,7 @@ class Flight:
             if self.landing is not None:
                 return
             self.landing = landing
-            self._task = None  # whose context leads back to here: a circle would wait for the collector
+            self.task = None  # whose context leads back to here: a circle would wait for the collector
             if isinstance(landing, Failure):
                 self._traceback = landing.error.__traceback__
             handovers, self._handovers = self._handovers, []
@@ -164,7 +165,7 @@ class Flight:
                     flight._waits_for.remove(self)
             if handover in self._handovers:
                 self._handovers.remove(handover)
-            task = None if self._handovers or self.kept else self._task
+            task = None if self._handovers or self.kept else self.task
         if task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the load with it
                 task.get_loop().call_soon_threadsafe(task.cancel)
@@ -329,7 +330,7 @@ class _Asyncio:
                 home.land(flight, Abandoned(error or RuntimeError("the load ended without an outcome")))
 
         loop = asyncio.get_running_loop()
-        task = loop.create_task(_load(flight, later, home), context=_context_of(flight))
+        task = loop.create_task(_load(flight, later, home, settle), context=_context_of(flight))
         flight.depart(loop, task)
         home.tasks.add(task)
         task.add_done_callback(settle)
@@ -338,13 +339,23 @@ class _Asyncio:
         return await _wait(flight, flight.board(), home, patience, _runtime.ASYNCIO)
 
 
-async def _load(flight: Flight, later: Callable[[], Awaitable[Any]], home: Home) -> None:
+async def _load(
+    flight: Flight,
+    later: Callable[[], Awaitable[Any]],
+    home: Home,
+    settle: Callable[[asyncio.Task[None]], None],
+) -> None:
+    """Load and land, as a task; `settle` is what follows if the task ends otherwise."""
     _loading.set(flight)
+    task = flight.task  # none yet if tasks of this loop begin at once: then `settle` follows in any case
     try:
         landing: Landing = Success(await (later() if flight.due == math.inf else _in_time(flight, later)))
     except Exception as error:  # noqa: BLE001 - the outcome is the value
         landing = Failure(error)
     home.land(flight, landing)
+    if task is not None:  # nothing is left to settle, and a callback costs the loop a turn
+        task.remove_done_callback(settle)
+        home.tasks.discard(task)
     del flight, landing  # see `_Blocking.lead`
 
 
