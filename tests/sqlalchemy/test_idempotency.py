@@ -381,6 +381,12 @@ def test_bad_options(options: dict[str, Any], error: type[Exception]) -> None:
         IdempotencyKeys(DatabaseConnectionManager("sqlite://"), **options)
 
 
+def test_keys_need_a_manager() -> None:
+    """A URL is none."""
+    with pytest.raises(TypeError, match="db must be a DatabaseConnectionManager"):
+        IdempotencyKeys("sqlite://")  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_done_once_is_refused_at_decoration() -> None:
     """Generators, functions of the other colour, and keys that are no functions."""
     keys = IdempotencyKeys(DatabaseConnectionManager("sqlite://"))

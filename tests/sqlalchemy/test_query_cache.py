@@ -508,6 +508,10 @@ def test_mistakes_are_named() -> None:
     QueryCache(db, CacheManager())
     with pytest.raises(ValueError, match="already"):
         QueryCache(db, CacheManager())
+    with pytest.raises(TypeError, match="db must be a DatabaseConnectionManager"):
+        QueryCache("sqlite://", CacheManager())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cache must be a CacheManager"):
+        QueryCache(DatabaseConnectionManager("sqlite://"), "queries")  # type: ignore[arg-type]
     for options, error in (
         ({"timeout": 0}, ValueError),
         ({"timeout": "x"}, TypeError),

@@ -1,5 +1,7 @@
 """What a database URL says."""
 
+import sys
+
 import pytest
 from sqlalchemy import make_url
 
@@ -35,8 +37,15 @@ def test_what_is_no_url_is_refused_without_repeating_it(given: str) -> None:
 
 def test_missing_driver_is_named() -> None:
     """A driver that is not installed is named as what is missing."""
-    with pytest.raises(ValueError, match="pg8000"):
+    with pytest.raises(ValueError, match="pip install pg8000"):
         normalized_url("postgresql+pg8000://host/db")
+
+
+def test_missing_driver_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What paintkit's own extras bring is installed by these."""
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    with pytest.raises(ValueError, match=r"pip install 'paintkit\[mysql\]'"):
+        normalized_url("mysql://host/db")
 
 
 @pytest.mark.parametrize("given", [None, 5, b"sqlite://"])

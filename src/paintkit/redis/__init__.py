@@ -26,7 +26,12 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'paintkit.redis' has no attribute {name!r}")
-    value = getattr(import_module(f"paintkit.redis.{home}"), name)
+    try:
+        value = getattr(import_module(f"paintkit.redis.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name in {"msgspec", "redis"}:
+            error.add_note("pip install 'paintkit[redis]'")
+        raise
     globals()[name] = value  # found at once from now on
     return value
 

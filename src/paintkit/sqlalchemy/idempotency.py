@@ -109,7 +109,7 @@ class IdempotencyKeys:
     ) -> None:
         if (dump is None) is not (load is None):
             raise TypeError("dump and load belong together: pass both, or none for JSON")
-        self._db = db
+        self._db = _arguments.having("db", db, "unit_of_work", "a DatabaseConnectionManager")
         self._lifetime = _arguments.seconds("expires", expires)
         self._dump = _dump_json if dump is None else _arguments.callback("dump", dump)
         self._load: Callable[[str], Any] = json.loads if load is None else _arguments.callback("load", load)

@@ -156,6 +156,8 @@ class QueryCache:
     """
 
     def __init__(self, db: DatabaseConnectionManager, cache: Cache, *, timeout: Seconds | None = 300) -> None:
+        _arguments.having("db", db, "unit_of_work", "a DatabaseConnectionManager")
+        _arguments.having("cache", cache, "cache_result", "a CacheManager")
         if db in _caches:
             raise ValueError("this manager has a query cache already: use that one")
         self._cache = cache

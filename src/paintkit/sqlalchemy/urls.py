@@ -18,6 +18,9 @@ _DRIVERS: Final = {
     "mariadb": "mariadb+pymysql",
 }
 
+# What brings a driver, where that is no package of the same name.
+_EXTRAS: Final = {"psycopg": "'paintkit[postgres]'", "pymysql": "'paintkit[mysql]'"}
+
 
 def normalized_url(url: URL | str) -> URL:
     """Return the URL with its driver named; `postgres://` is understood.
@@ -37,7 +40,10 @@ def normalized_url(url: URL | str) -> URL:
         named = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
         named.get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
-        raise ValueError(f"the driver of this database is not installed: {error}") from error
+        package = _EXTRAS.get(error.name or "", error.name)
+        raise ValueError(
+            f"the driver of this database is not installed: {error}; pip install {package}"
+        ) from error
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         # The text of the URL is not repeated: it may hold a password.
         raise ValueError(

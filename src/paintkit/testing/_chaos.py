@@ -200,8 +200,8 @@ def chaos(
         >>> len(storm.blows) > 150
         True
     """
-    given = dict(faults or {})
-    results = list(outcomes)
+    given = _shares_of_faults(faults)
+    results = [_pair(index, one) for index, one in enumerate(outcomes)]
     shares = [
         _arguments.ratio(f"faults[{_checked(one)!r}]", share, zero=True) for one, share in given.items()
     ]
@@ -234,3 +234,19 @@ def _span(latency: Seconds | tuple[Seconds, Seconds]) -> tuple[float, float]:
     if most < least:
         raise ValueError(f"latency must be (shortest, longest), not {latency!r}")
     return least, most
+
+
+def _shares_of_faults(faults: Mapping[Fault, float] | None) -> dict[Fault, float]:
+    if faults is not None and not isinstance(faults, Mapping):
+        raise TypeError(
+            f"faults must be errors with their shares, such as {{ConnectionError: 0.1}}, not {faults!r}"
+        )
+    return dict(faults or {})
+
+
+def _pair(index: int, outcome: Any) -> tuple[Any, float]:
+    if not isinstance(outcome, tuple) or len(outcome) != 2:
+        raise TypeError(
+            f"outcomes[{index}] must be a result with its share, such as (None, 0.1), not {outcome!r}"
+        )
+    return outcome
