@@ -32,6 +32,17 @@ def test_url_with_pool() -> None:
     db.close()
 
 
+def test_a_manager_shows_its_database_and_no_password() -> None:
+    """Before its engine is created and afterwards."""
+    db = DatabaseConnectionManager("postgresql://me:s3cret@localhost/studio")
+    before = repr(db)
+
+    assert "<DatabaseConnectionManager postgresql+psycopg://me:***@localhost/studio>" == before
+    assert db.engine.url.host == "localhost"
+    assert before == repr(db)
+    db.close()
+
+
 def test_values_stay_out_of_errors(url: str) -> None:
     """Errors do not repeat the values of a statement, unless in development."""
     for pool, shown in ((PoolConfig(), False), (PoolConfig.development(), True)):

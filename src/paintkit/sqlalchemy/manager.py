@@ -133,6 +133,10 @@ class DatabaseConnectionManager:
             self._join(source)
         managers.add(self)
 
+    def __repr__(self) -> str:
+        # SQLAlchemy hides the password. An engine is not created to be shown.
+        return f"<DatabaseConnectionManager {(self._url if self._engine is None else self._engine.url)!r}>"
+
     # The engine and its pool.
 
     @property
