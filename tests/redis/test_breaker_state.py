@@ -187,6 +187,31 @@ def test_nonsense_on_the_channel_is_ignored(own_redis, replicas):
     assert breaker.metrics().retry_after <= 5.0
 
 
+def test_a_breaker_that_fails_to_follow_does_not_silence_the_link(own_redis, caplog):
+    """The fault is told, and the next word arrives."""
+    heard = []
+
+    def adopt(state, _seconds):
+        heard.append(state)
+        if len(heard) == 1:
+            raise LookupError("a fault of ours")
+
+    link = RedisBreakerState(own_redis.url)
+    try:
+        link.join("supplier", adopt)
+        assert link.wait_until_connected(10)
+        with redis.Redis(port=own_redis.port) as client:
+
+            def heard_again():
+                client.publish("paintkit:circuits", b'["x","supplier","open",5]')
+                return len(heard) > 1
+
+            until(heard_again)
+    finally:
+        link.close()
+    assert "a fault of ours" in caplog.text
+
+
 def test_a_mutant_that_keeps_silent_is_caught(replicas, monkeypatch):
     """The test of opening together fails when word is not sent."""
     monkeypatch.setattr(RedisBreakerState, "announce", lambda *_: None)

@@ -11,7 +11,6 @@ lifetime reaches those that start, or come back, later. Both carry spans, never 
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import uuid
 from collections import deque
@@ -23,16 +22,14 @@ import redis
 from paintkit import _arguments
 from paintkit.machines.breaker import CircuitState
 from paintkit.redis import urls
+from paintkit.redis.away import keep_on
 from paintkit.redis.revival import revive_in_children
 
 __all__ = ["RedisBreakerState"]
 
-_LOG = logging.getLogger("paintkit.redis")
-
 # Seconds. How soon word goes out, and how long the link may be silent before it counts as broken.
 _TICK = 0.1
 _SILENCE = 2.0
-_LONGEST_PAUSE = 1.0
 
 # What another process may make us do is bounded: nobody opens our circuits for longer than this.
 _LONGEST_OPEN = 86_400.0
@@ -144,17 +141,9 @@ class RedisBreakerState:
             self._thread.start()
 
     def _run(self) -> None:
-        """Connect, exchange, and connect again, with longer pauses while Redis is away."""
-        pause = _TICK
-        while not self._stop.is_set():
-            try:
-                self._exchange()
-                pause = _TICK
-            except (redis.RedisError, OSError) as error:
-                _LOG.debug("circuit breakers go on by themselves: %s", error)
-                pause = _TICK if self._connected.is_set() else min(pause * 2, _LONGEST_PAUSE)
-            self._connected.clear()
-            self._stop.wait(pause)
+        keep_on(
+            "the link of the circuit breakers", self._exchange, stop=self._stop, connected=self._connected
+        )
 
     def _exchange(self) -> None:
         """Listen, catch up on what was missed, and then tell and follow until the link breaks."""

@@ -16,10 +16,11 @@ from paintkit._locks import new_lock
 from paintkit.errors import RejectedError
 from paintkit.machines.breaker import CircuitState
 from paintkit.redis import urls
+from paintkit.redis.away import AWAY
 from paintkit.redis.commands import Commands
 from paintkit.redis.envelope import Envelopes
 from paintkit.redis.feeds import ChannelFeed, Feed, StreamFeed
-from paintkit.redis.lines import AWAY, AsyncioLines, BlockingLines
+from paintkit.redis.lines import AsyncioLines, BlockingLines
 from paintkit.redis.link import BEAT, Link
 from paintkit.redis.member import Member
 from paintkit.redis.names import Names

@@ -16,13 +16,11 @@ from weakref import WeakKeyDictionary
 import redis
 import redis.asyncio
 
+from paintkit.redis.away import AWAY
 from paintkit.redis.names import Names
 from paintkit.redis.wire import Batch, Command
 
-__all__ = ["AWAY", "AsyncioLines", "BlockingLine", "BlockingLines"]
-
-#: What it means that a server is not to be had, or does not do what it is asked.
-AWAY = (redis.RedisError, OSError)
+__all__ = ["AsyncioLines", "BlockingLine", "BlockingLines"]
 
 #: Makes the command by which a cache greets.
 Greeting = Callable[[Names], Command]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from paintkit import clock
 from paintkit._locks import new_lock
+from paintkit.redis.away import keep_on
 from paintkit.redis.feeds import Feed, Heard, Position
-from paintkit.redis.lines import AWAY
 
 if TYPE_CHECKING:
     from weakref import WeakValueDictionary
@@ -32,10 +32,6 @@ _LOG = logging.getLogger("paintkit.redis")
 
 #: Seconds after which the server says that nothing has happened.
 BEAT = 0.25
-
-# Seconds between attempts to connect.
-_SHORTEST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
 
 # Seconds that closing waits for the thread.
 _FAREWELL = 2.0
@@ -110,21 +106,16 @@ class Link:
         self._distrust()
 
     def _run(self) -> None:
-        """Connect, listen, and connect again, with longer pauses while the server is away."""
-        pause = _SHORTEST_PAUSE
-        while not self._stop.is_set():
-            try:
-                self._listen()
-            except (*AWAY, _Replaced) as error:
-                _LOG.debug("caches hear nothing from Redis: %s", error)
-            except Exception:  # noqa: BLE001 - see below
-                # Neither may a fault of ours, or of a listener, silence all caches for ever.
-                if not self._stop.is_set():
-                    _LOG.exception("the link of a cache failed, and begins anew")
-            pause = _SHORTEST_PAUSE if self._whole.is_set() else min(pause * 2, _LONGEST_PAUSE)
-            self._whole.clear()
+        keep_on("the link of the caches", self._session, stop=self._stop, connected=self._whole)
+
+    def _session(self) -> None:
+        """Listen until the connection breaks, and trust nothing that was heard when it has."""
+        try:
+            self._listen()
+        except _Replaced:
+            _LOG.debug("caches hear from another server, or one that has begun anew")
+        finally:
             self._distrust()
-            self._stop.wait(pause)
 
     def _distrust(self) -> None:
         for member in list(self._members.values()):

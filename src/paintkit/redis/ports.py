@@ -15,10 +15,10 @@ from paintkit._runtime import Success
 from paintkit.cache.levels import SAME, Codec, Place, Sight
 from paintkit.errors import RejectedError
 from paintkit.redis import envelope
+from paintkit.redis.away import AWAY
 from paintkit.redis.commands import LONGEST, Commands
 from paintkit.redis.envelope import FRONT, TOKEN, VALUE, VERSION, Envelopes, Front, Rejected, split_tokens
 from paintkit.redis.kept import Change
-from paintkit.redis.lines import AWAY
 from paintkit.redis.names import Names
 from paintkit.redis.wire import Command
 

@@ -16,10 +16,7 @@ import redis
 
 from paintkit.envelope import Envelope
 
-__all__ = ["AWAY", "DeadLetter", "Delivery", "Position", "StreamStore", "envelope_of", "number_of"]
-
-#: What it means that a server is not to be had, or does not do what it is asked.
-AWAY: Final = (redis.RedisError, OSError)
+__all__ = ["DeadLetter", "Delivery", "Position", "StreamStore", "envelope_of", "number_of"]
 
 # How often, in events, the stream is trimmed.
 _TIDY_EVERY: Final = 100

@@ -16,7 +16,8 @@ import redis
 
 from paintkit import clock, observations
 from paintkit.policies._timeout import timeout
-from paintkit.redis.stream_store import AWAY, Position, Seat, envelope_of, number_of
+from paintkit.redis.away import AWAY, keep_on
+from paintkit.redis.stream_store import Position, Seat, envelope_of, number_of
 
 if TYPE_CHECKING:
     from paintkit._tally import Tally
@@ -30,10 +31,6 @@ _LOG = logging.getLogger("paintkit.redis")
 
 # Seconds after which a thread that hears nothing looks around.
 _BEAT = 0.25
-
-# Seconds between attempts to connect.
-_SHORTEST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
 
 # Events that are taken at once.
 _MOST = 16
@@ -97,23 +94,18 @@ class Patient:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        pause = _SHORTEST_PAUSE
-        while not self._stop.is_set():
-            try:
-                self._arrive()
-                self.is_connected.set()
-                while not self._stop.is_set():
-                    self._round()
-            except AWAY as error:
-                self._house.tally.add("errors")
-                _LOG.debug("%s waits for Redis: %s", self._thread.name, error)
-            except Exception:  # noqa: BLE001 - see below
-                # A fault of ours must not silence all receivers for ever.
-                _LOG.exception("%s failed, and begins anew", self._thread.name)
-            pause = _SHORTEST_PAUSE if self.is_connected.is_set() else min(pause * 2, _LONGEST_PAUSE)
-            self.is_connected.clear()
-            self._stop.wait(pause)
+        keep_on(self._thread.name, self._session, stop=self._stop, connected=self.is_connected)
         self._leave()
+
+    def _session(self) -> None:
+        try:
+            self._arrive()
+            self.is_connected.set()
+            while not self._stop.is_set():
+                self._round()
+        except AWAY:
+            self._house.tally.add("errors")
+            raise
 
     def _arrive(self) -> None:
         """Get ready, after every connection."""

@@ -15,8 +15,9 @@ from paintkit._locks import new_lock
 from paintkit._tally import Tally
 from paintkit.errors import EventNotSentError
 from paintkit.redis import urls
+from paintkit.redis.away import AWAY
 from paintkit.redis.revival import revive_in_children
-from paintkit.redis.stream_store import AWAY, DeadLetter, Position, StreamStore
+from paintkit.redis.stream_store import DeadLetter, Position, StreamStore
 from paintkit.redis.stream_threads import House, Listener, Patient, Worker
 
 if TYPE_CHECKING:

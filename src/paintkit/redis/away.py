@@ -1,0 +1,47 @@
+"""Being away: what it means that a server is, and how a thread that needs it waits until it is back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import redis
+
+if TYPE_CHECKING:
+    from threading import Event
+
+__all__ = ["AWAY", "keep_on"]
+
+_LOG = logging.getLogger("paintkit.redis")
+
+#: What it means that a server is not to be had, or does not do what it is asked.
+AWAY: Final = (redis.RedisError, OSError)
+
+# Seconds between attempts to connect.
+_SHORTEST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+
+
+def keep_on(who: str, session: Callable[[], object], *, stop: Event, connected: Event) -> None:
+    """Connect, do one's work, and connect again, with longer pauses while the server is away.
+
+    Args:
+        who: Whose work it is, for the log.
+        session: What connects, and works until the connection breaks.
+        stop: Set by whoever wants an end of it.
+        connected: Set by the session when it has arrived; cleared here when it has ended.
+    """
+    pause = _SHORTEST_PAUSE
+    while not stop.is_set():
+        try:
+            session()
+        except AWAY as error:
+            _LOG.debug("%s waits for Redis: %s", who, error)
+        except Exception:  # noqa: BLE001 - see below
+            # Neither may a fault of ours, or of whom we call, silence a thread for ever.
+            if not stop.is_set():
+                _LOG.exception("%s failed, and begins anew", who)
+        pause = _SHORTEST_PAUSE if connected.is_set() else min(pause * 2, _LONGEST_PAUSE)
+        connected.clear()
+        stop.wait(pause)
