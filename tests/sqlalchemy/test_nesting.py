@@ -18,7 +18,7 @@ from paintkit import ambient
 from paintkit.errors import UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager
 from paintkit.sqlalchemy.hooks import Ledger
-from paintkit.sqlalchemy.sessions import UnitOfWork
+from paintkit.sqlalchemy.units import UnitOfWork
 from tests.sqlalchemy.house import Base, Paint
 
 

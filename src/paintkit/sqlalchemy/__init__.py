@@ -11,9 +11,9 @@ from paintkit.sqlalchemy.pool import POOL_SETTINGS, PoolConfig
 from paintkit.sqlalchemy.queries import query_guard
 from paintkit.sqlalchemy.query_cache import FromCache, QueryCache
 from paintkit.sqlalchemy.query_watch import QueryWatch
-from paintkit.sqlalchemy.sessions import UnitOfWork
 from paintkit.sqlalchemy.sizing import Finding
 from paintkit.sqlalchemy.transient import is_transient
+from paintkit.sqlalchemy.units import UnitOfWork
 
 if TYPE_CHECKING:
     from paintkit.sqlalchemy.outbox import Outbox as Outbox

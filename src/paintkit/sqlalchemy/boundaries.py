@@ -1,17 +1,14 @@
-"""Where a unit of work begins and ends: one boundary, as a block, a decorator, or around the steps of a generator."""
+"""Where a unit of work begins and ends: one boundary, entered once and left once, in either colour."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
-from paintkit import _arguments, ambient, clock
+from paintkit import ambient, clock
 from paintkit._runtime import drive
-from paintkit._wrap import Colour, Templates, colour_of, name_of, wrap
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import hooks
 
@@ -19,60 +16,17 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, SessionTransaction
 
-    from paintkit.sqlalchemy.sessions import UnitOfWork
-    from paintkit.typing import P, R, Seconds
+    from paintkit.sqlalchemy.options import Options, Propagation
+    from paintkit.sqlalchemy.units import UnitOfWork
 
-__all__ = ["Boundary", "Isolation", "Options", "Propagation", "bound", "decorate", "refuse_other_colour"]
+__all__ = ["Boundary", "Owner"]
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
 T = TypeVar("T")
 
-Propagation = Literal["required", "nested", "requires_new", "mandatory", "never"]
-Isolation = Literal["READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-
 # HTTP's first error status.
 _BAD_REQUEST: Final = 400
-
-_PROPAGATIONS: Final = ("required", "nested", "requires_new", "mandatory", "never")
-_ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a boundary behaves; see `DatabaseConnectionManager.unit_of_work`."""
-
-    propagation: Propagation = "required"
-    read_only: bool = False
-    isolation: Isolation | None = None
-    timeout: float | None = None
-    rollback_if: Callable[[Any], object] | None = None
-
-    @classmethod
-    def checked(
-        cls,
-        propagation: Propagation,
-        read_only: bool,
-        isolation: Isolation | None,
-        timeout: Seconds | None,
-        rollback_if: Callable[[Any], object] | None,
-    ) -> Options:
-        """Return the options, or raise an error that names the one that is wrong."""
-        given = (isolation, timeout, rollback_if)
-        if propagation == "required" and read_only is False and given == (None, None, None):
-            return _USUAL  # what nearly every block asks for, each time anew
-        return cls(
-            cast("Propagation", _arguments.choice("propagation", propagation, _PROPAGATIONS)),
-            _arguments.flag("read_only", read_only),
-            None
-            if isolation is None
-            else cast("Isolation", _arguments.choice("isolation", isolation, _ISOLATIONS)),
-            None if timeout is None else _arguments.seconds("timeout", timeout),
-            None if rollback_if is None else _arguments.callback("rollback_if", rollback_if),
-        )
-
-
-_USUAL: Final = Options()
 
 
 class Owner(Protocol):
@@ -363,129 +317,3 @@ async def _failure_of(work: Coroutine[Any, Any, None]) -> BaseException | None:
     except BaseException as failure:  # noqa: BLE001 - raised again by the caller
         return failure
     return None
-
-
-# What the generated wrappers do; see `paintkit._wrap`.
-_BLOCKING: Final = """\
-    $boundary = $open()
-    with $boundary:
-        return $boundary.judged($call)
-"""
-_ASYNCIO: Final = """\
-    $boundary = $open()
-    async with $boundary:
-        return $boundary.judged(await $call)
-"""
-_GENERATOR: Final = """\
-    return (yield from $stream($open(), $later))
-"""
-# Sent values and thrown errors are passed on by hand: there is no `yield from` under asyncio.
-_ASYNC_GENERATOR: Final = """\
-    $steps, $sent, $thrown = $astream($open(), $later), None, None
-    try:
-        while True:
-            $item = await ($steps.asend($sent) if $thrown is None else $steps.athrow($thrown))
-            $sent = $thrown = None
-            try:
-                $sent = yield $item
-            except $GeneratorExit:
-                raise
-            except $BaseException as $error:
-                $thrown = $error
-    except $StopAsyncIteration:
-        return
-    finally:
-        await $steps.aclose()
-"""
-_TEMPLATES: Final = Templates(
-    name="with_database_session",
-    blocking=_BLOCKING,
-    asyncio=_ASYNCIO,
-    generator=_GENERATOR,
-    async_generator=_ASYNC_GENERATOR,
-)
-
-
-def decorate(
-    fn: Callable[P, R], open_boundary: Callable[[], Boundary], *, is_async: bool | None
-) -> Callable[P, R]:
-    """Return `fn` inside a boundary of its own for every call.
-
-    Args:
-        fn: A function, method or generator function.
-        open_boundary: Makes the boundary of one call.
-        is_async: The colour of the manager, `None` if it is not known before the call.
-
-    Raises:
-        TypeError: `fn` has the other colour, or cannot be called.
-    """
-    if is_async is not None:
-        refuse_other_colour(fn, is_async=is_async)
-    helpers = {
-        "open": open_boundary,
-        "stream": _stream,
-        "astream": _astream,
-        "GeneratorExit": GeneratorExit,
-        "BaseException": BaseException,
-        "StopAsyncIteration": StopAsyncIteration,
-    }
-    return wrap(fn, _TEMPLATES, helpers)
-
-
-def refuse_other_colour(fn: Callable[..., Any], *, is_async: bool) -> None:
-    """Raise if a function is not of the colour of the manager that is to work for it.
-
-    Raises:
-        TypeError: It is not, or cannot be called.
-    """
-    if is_async is not (colour_of(fn) in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR}):
-        raise TypeError(
-            f"{name_of(fn)} is {'a plain' if is_async else 'an async'} function and this manager is "
-            f"{'async' if is_async else 'blocking'}: a manager has one colour; make another with "
-            f"{'a blocking' if is_async else 'an async'} engine"
-        )
-
-
-def bound(db: Owner, options: Options) -> Callable[[], Boundary]:
-    """Return what opens the boundaries of one decorated function."""
-    return functools.partial(Boundary, db, options)
-
-
-def _stream(boundary: Boundary, make: Callable[[], Generator[Any, Any, T]]) -> Generator[Any, Any, T]:
-    """Run a generator inside a boundary that is ambient only while the generator's own code runs."""
-    with boundary:
-        items = make()
-        step, argument = items.send, None
-        while True:
-            try:
-                item = step(argument)
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            boundary.suspend()
-            try:
-                step, argument = items.send, (yield item)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the generator, GeneratorExit included
-                step, argument = items.throw, error
-            finally:
-                boundary.resume()
-
-
-async def _astream(
-    boundary: Boundary, make: Callable[[], AsyncGenerator[Any, Any]]
-) -> AsyncGenerator[Any, Any]:
-    """The same for an async generator."""
-    async with boundary:
-        items = make()
-        step, argument = items.asend, None
-        while True:
-            try:
-                item = await step(argument)
-            except StopAsyncIteration:
-                return
-            boundary.suspend()
-            try:
-                step, argument = items.asend, (yield item)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the generator, GeneratorExit included
-                step, argument = items.athrow, error
-            finally:
-                boundary.resume()

@@ -26,7 +26,7 @@ from paintkit.sqlalchemy.sessions import UnitSession
 if TYPE_CHECKING:
     from sqlalchemy.orm import sessionmaker
 
-    from paintkit.sqlalchemy.sessions import UnitOfWork
+    from paintkit.sqlalchemy.units import UnitOfWork
 
 __all__ = ["join"]
 

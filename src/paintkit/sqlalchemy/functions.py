@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from paintkit import ambient
-from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, decorate
+from paintkit.sqlalchemy.boundaries import Boundary
+from paintkit.sqlalchemy.decorating import decorate
 from paintkit.sqlalchemy.manager import DatabaseConnectionManager, managers
-from paintkit.sqlalchemy.sessions import UnitOfWork
+from paintkit.sqlalchemy.options import Isolation, Options, Propagation
+from paintkit.sqlalchemy.units import UnitOfWork
 
 if TYPE_CHECKING:
     from paintkit.typing import Decorator, P, R, Seconds

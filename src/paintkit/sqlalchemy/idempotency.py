@@ -28,7 +28,7 @@ from paintkit._runtime import drive
 from paintkit._tally import Tally
 from paintkit._wrap import Templates, name_of, wrap
 from paintkit.errors import IdempotencyKeyReusedError
-from paintkit.sqlalchemy.boundaries import refuse_other_colour
+from paintkit.sqlalchemy.decorating import refuse_other_colour
 
 if TYPE_CHECKING:
     from paintkit.sqlalchemy.manager import DatabaseConnectionManager

@@ -16,13 +16,16 @@ from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
 from paintkit import _arguments, ambient
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import engines
-from paintkit.sqlalchemy.boundaries import Boundary, Isolation, Options, Propagation, bound, decorate
+from paintkit.sqlalchemy.boundaries import Boundary
 from paintkit.sqlalchemy.commits import CommitResolver
+from paintkit.sqlalchemy.decorating import bound, decorate
 from paintkit.sqlalchemy.holders import PoolWatch
+from paintkit.sqlalchemy.options import Isolation, Options, Propagation
 from paintkit.sqlalchemy.pool import PoolConfig
 from paintkit.sqlalchemy.queues import ObservedPool
-from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession, watch_errors
+from paintkit.sqlalchemy.sessions import ReadSession, UnitSession
 from paintkit.sqlalchemy.sizing import Finding, findings
+from paintkit.sqlalchemy.units import UnitOfWork, watch_errors
 from paintkit.sqlalchemy.urls import is_async, normalized_url, pool_name
 
 if TYPE_CHECKING:

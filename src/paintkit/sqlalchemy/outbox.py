@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from paintkit.backoff import Schedule
     from paintkit.envelope import Envelope, Receiver, Receivers
-    from paintkit.sqlalchemy.boundaries import Isolation
+    from paintkit.sqlalchemy.options import Isolation
     from paintkit.sqlalchemy.sessions import UnitSession
     from paintkit.telemetry import Metric
     from paintkit.typing import Seconds

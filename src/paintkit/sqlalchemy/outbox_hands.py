@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from paintkit.envelope import Receiver
-    from paintkit.sqlalchemy.boundaries import Isolation
     from paintkit.sqlalchemy.manager import DatabaseConnectionManager
+    from paintkit.sqlalchemy.options import Isolation
     from paintkit.sqlalchemy.outbox_store import Claimed, Store
-    from paintkit.sqlalchemy.sessions import UnitOfWork
+    from paintkit.sqlalchemy.units import UnitOfWork
 
 __all__ = ["AsyncHands", "BlockingHands", "Hands", "Hung", "Steps"]
 

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session, UserDefinedOption
 from paintkit import _arguments, ambient
 from paintkit._tally import Tally
 from paintkit.sqlalchemy import tables
-from paintkit.sqlalchemy.sessions import ReadSession, UnitOfWork, UnitSession
+from paintkit.sqlalchemy.sessions import ReadSession, UnitSession
 from paintkit.sqlalchemy.snapshots import LEAVES, Snapshot, take
+from paintkit.sqlalchemy.units import UnitOfWork
 from paintkit.sqlalchemy.urls import pool_name
 
 if TYPE_CHECKING:
