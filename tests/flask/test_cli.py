@@ -1,5 +1,6 @@
 """The commands: what an operator reads, and the exit status that a script reads."""
 
+import asyncio
 import json
 
 import pytest
@@ -95,6 +96,22 @@ def test_check_fails_when_something_is_wrong(app, tmp_path):
     assert "unable to open database file" in result.output
     assert "no space left" in result.output
     db.close()
+
+
+def test_managers_of_async_engines_are_checked_in_a_loop_of_their_own(app, tmp_path):
+    """Findings and totals as of any other; called again, they are there again, for no connection outlives its loop."""
+    there = DatabaseConnectionManager(f"sqlite+aiosqlite:///{tmp_path}/studio.db")
+    missing = DatabaseConnectionManager("postgresql+psycopg_async://127.0.0.1:1/studio")
+    PaintKit(app, db=[there, missing])
+    for _ in range(2):
+        result = run(app, "check")
+        assert 1 == result.exit_code
+        assert "connected to sqlite" in result.output
+        assert "connection failed" in result.output
+    totals = json.loads(run(app, "stats", "--json").output)["databases"]
+    assert [(0, 0), (0, 0)] == [(one["checked_in"], one["checked_out"]) for one in totals.values()]
+    asyncio.run(there.aclose())
+    asyncio.run(missing.aclose())
 
 
 @pytest.mark.parametrize("server", ["postgres_url", "mariadb_url"])

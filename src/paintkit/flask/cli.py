@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
 from flask.cli import AppGroup
 
+from paintkit.flask import loops
 from paintkit.flask.outbox_cli import outbox_group
 from paintkit.flask.totals import Parts, collect
 
@@ -105,11 +106,8 @@ def _findings(
     parts: Parts, checks: _Checks, workers: int | None, replicas: int
 ) -> Iterator[tuple[str, str, str]]:
     for name, db in parts.databases.items():
-        if getattr(db, "is_async", False):
-            yield "warning", name, "an async database manager is not checked from here: await db.acheck()"
-        else:
-            for level, topic, message in db.check(workers=workers, replicas=replicas):
-                yield level, f"{name} {topic}", message
+        for level, topic, message in _checked(db, workers, replicas):
+            yield level, f"{name} {topic}", message
     for name, check in checks.items():
         try:
             check()
@@ -117,3 +115,11 @@ def _findings(
             yield "error", name, str(error) or type(error).__name__
         else:
             yield "ok", name, "all is well"
+
+
+def _checked(db: Any, workers: int | None, replicas: int) -> Iterable[tuple[str, str, str]]:
+    """Return what a database manager of either colour finds."""
+    if getattr(db, "is_async", False):
+        yield from loops.run(db, lambda: db.acheck(workers=workers, replicas=replicas))
+    else:
+        yield from db.check(workers=workers, replicas=replicas)

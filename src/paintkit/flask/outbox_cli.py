@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 from flask.cli import AppGroup
+
+from paintkit.flask import loops
 
 __all__ = ["outbox_group"]
 
@@ -104,17 +105,7 @@ def _call(outbox: Any, method: str, *args: Any, **kwargs: Any) -> Any:
     """Call a method of an outbox of either colour."""
     if not outbox.db.is_async:
         return getattr(outbox, method)(*args, **kwargs)
-    return _run(outbox, lambda: getattr(outbox, f"a{method}")(*args, **kwargs))
-
-
-def _run(outbox: Any, act: Callable[[], Any]) -> Any:
-    async def main() -> Any:
-        try:
-            return await act()
-        finally:
-            await outbox.db.async_engine.dispose()  # its connections belong to this loop
-
-    return asyncio.run(main())
+    return loops.run(outbox.db, lambda: getattr(outbox, f"a{method}")(*args, **kwargs))
 
 
 def _relay(outbox: Any) -> None:
@@ -132,7 +123,7 @@ def _relay(outbox: Any) -> None:
     try:
         click.echo(f"relay of {outbox.name}: running")
         if outbox.db.is_async:
-            _run(outbox, relay.arun)
+            loops.run(outbox.db, relay.arun)
         else:
             relay.run()
     finally:
