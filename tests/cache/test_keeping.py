@@ -9,6 +9,7 @@ import pytest
 
 from paintkit import CacheManager, backoff, clock
 from paintkit.cache.keeping import Keeping
+from paintkit.cache.memory import Entry
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running, eventually
 from tests.cache.units import unit_of_work
@@ -139,6 +140,35 @@ def test_a_kept_error_obeys_the_law_of_invalidation(cache, colour):
     gate.open()
     assert isinstance(loading.error(), NotFoundError)
     assert 0 == cache.get_stats()["entries"]
+
+
+def fail_to_renew_a_kept_error(time, cache, colour):
+    loads = []
+    # With a key function wrappers of either colour look by themselves, whatever they wrap.
+    load = cache.cache_result(timeout=60, key_func=str, cache_errors=NotFoundError)(
+        colour.function(failing(loads, NotFoundError("no paint 1"), ConnectionError("down")))
+    )
+    with pytest.raises(NotFoundError):
+        colour.call(load, 1)
+    time.advance(1.0)
+    with pytest.raises(ConnectionError):
+        colour.call(load.refresh, 1)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match="no paint 1"):
+            colour.call(load, 1)
+    assert [1, 1] == loads
+
+
+def test_a_kept_error_that_cannot_be_renewed_is_still_raised(time, cache, colour):
+    """A refresh that fails leaves it as it was: an error to raise, never a value to return."""
+    fail_to_renew_a_kept_error(time, cache, colour)
+
+
+def test_an_error_that_is_served_as_a_value_is_noticed(time, cache, colour, monkeypatch):
+    """The law above notices what postpones errors like values."""
+    monkeypatch.setattr(Entry, "postpone", lambda entry, due: setattr(entry, "due", due))
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        fail_to_renew_a_kept_error(time, cache, colour)
 
 
 def test_all_who_wait_for_a_kept_error_get_it(cache, colour):
