@@ -595,6 +595,7 @@ def test_a_unit_finds_what_others_loaded_and_shares_nothing(here, there, inside)
 
     inside(body)
     assert ["blue"] == there.loads
+    assert 1 == there.stats["level2_hits"]
     assert 0 == there.level.counts["filled"]
     assert 2 == here("blue")
     assert ["red", "blue"] == here.loads

@@ -14,7 +14,7 @@ from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall, Target
-from paintkit.cache.keeping import KeptError
+from paintkit.cache.keeping import Found, KeptError
 from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.memo import Memo, forget, memo_of, unremembered
 from paintkit.cache.memory import Entry, Section, SharedEntry
@@ -363,6 +363,8 @@ class Loader:
         if found is None:
             return None
         self.store.keep(call, found, since=began)
+        if isinstance(found, Found):
+            self.section.counters.level2_hits += 1
         return found.outcome
 
     async def _load_inside(
