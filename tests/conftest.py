@@ -6,17 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests import services
 from tests.colours import Colour
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-# How fast examples are drawn says how busy the machine is, and nothing about what is tested.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
 
 # A browser that talks to nobody but the page under test.
 QUIET = (
