@@ -1,5 +1,6 @@
 """Two processes of the studio behind one address: with Redis between them they show the same."""
 
+import re
 import time
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 
 from studio.app import create_app
 from studio.catalogue.records import PaintFields
-from tests.studio.house import House
+from tests.studio.house import House, text_of
 
 BLUE = PaintFields("Vallejo", "Model Color", "70.925", "Blue", "#0b3c7d")
 
@@ -59,7 +60,15 @@ def test_what_one_process_read_the_other_need_not(open_replica, own_redis):
     one.stock_up([BLUE])
     assert _shows(one, "Blue", 0)
     assert _shows(other, "Blue", 0)
-    assert other.services.kit.cache.get_stats()["level2_hits"] > 0
+    hits = other.services.kit.cache.get_stats()["level2_hits"]
+    assert hits > 0
+    assert re.search(
+        rf"Shared cache Looks \d+ Hits {hits} ", text_of(other.admin().get("/admin/system").text)
+    )
+
+
+def test_a_process_alone_shows_no_shared_cache(open_replica):
+    assert "Shared cache" not in open_replica(None).admin().get("/admin/system").text
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

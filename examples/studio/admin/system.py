@@ -17,6 +17,7 @@ class System(NamedTuple):
 
     pool: Numbers
     cache: Numbers
+    shared_cache: Numbers
     breakers: Mapping[str, Numbers]
     retries: Mapping[str, Numbers]
     bus: Numbers
@@ -29,9 +30,11 @@ def look(services: Services) -> System:
     """Ask every primitive how it is; nothing here waits for the database."""
     kit = services.kit
     recovery = kit.recovery.get_stats()
+    cache = kit.cache.get_stats()
     return System(
         pool=_for_people(kit.db.get_connection_stats()),
-        cache=kit.cache.get_stats(),
+        cache=cache,
+        shared_cache={name: int(number) for name, number in cache.get("level2", {}).items()},
         breakers=recovery["circuit_breakers"],
         retries=recovery["retries"],
         bus=kit.bus.get_stats(),
