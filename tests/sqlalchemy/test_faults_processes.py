@@ -20,7 +20,7 @@ APPLICATION = """
 import json, os
 from sqlalchemy import text
 from paintkit.sqlalchemy import DatabaseConnectionManager
-from paintkit.sqlalchemy import manager
+from paintkit.sqlalchemy import registry
 
 db = DatabaseConnectionManager(os.environ["TARGET"])
 
@@ -30,7 +30,7 @@ def who():
 
 FIRST = who()
 if os.environ["MUTANT"] == "1":
-    manager.managers.clear()  # nobody tells the children
+    registry.managers.clear()  # nobody tells the children
 
 def application(environ, start_response):
     body = json.dumps([who() for _ in range(3)]).encode()

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from paintkit import ambient
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import DatabaseConnectionManager, on_commit, read_only, with_database_session
-from paintkit.sqlalchemy.manager import managers
+from paintkit.sqlalchemy.registry import managers
 
 
 @pytest.fixture(autouse=True)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from paintkit import ambient
 from paintkit.sqlalchemy.boundaries import Boundary
 from paintkit.sqlalchemy.decorating import decorate
-from paintkit.sqlalchemy.manager import DatabaseConnectionManager, managers
 from paintkit.sqlalchemy.options import Isolation, Options, Propagation
+from paintkit.sqlalchemy.registry import managers
 from paintkit.sqlalchemy.units import UnitOfWork
 
 if TYPE_CHECKING:
+    from paintkit.sqlalchemy.manager import DatabaseConnectionManager
     from paintkit.typing import Decorator, P, R, Seconds
 
 __all__ = ["current_manager", "on_commit", "read_only", "with_database_session"]

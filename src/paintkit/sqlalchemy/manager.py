@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
@@ -16,6 +14,7 @@ from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
 from paintkit import _arguments, ambient
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import engines
+from paintkit.sqlalchemy.binds import Binds
 from paintkit.sqlalchemy.boundaries import Boundary
 from paintkit.sqlalchemy.commits import CommitResolver
 from paintkit.sqlalchemy.decorating import bound, decorate
@@ -23,8 +22,10 @@ from paintkit.sqlalchemy.holders import PoolWatch
 from paintkit.sqlalchemy.options import Isolation, Options, Propagation
 from paintkit.sqlalchemy.pool import PoolConfig
 from paintkit.sqlalchemy.queues import ObservedPool
+from paintkit.sqlalchemy.registry import managers
 from paintkit.sqlalchemy.sessions import ReadSession, UnitSession
 from paintkit.sqlalchemy.sizing import Finding, findings
+from paintkit.sqlalchemy.sources import AppSettings, FlaskApp, FlaskExtension, is_flask, is_flask_extension
 from paintkit.sqlalchemy.units import UnitOfWork, watch_errors
 from paintkit.sqlalchemy.urls import is_async, normalized_url, pool_name
 
@@ -36,28 +37,7 @@ if TYPE_CHECKING:
     from paintkit.telemetry import Metric
     from paintkit.typing import Decorator, P, R, Seconds
 
-__all__ = ["DatabaseConnectionManager", "managers"]
-
-E = TypeVar("E", bound="Engine | AsyncEngine")
-
-#: Every manager that is in use, for the free functions and for forked processes.
-managers: weakref.WeakSet[DatabaseConnectionManager] = weakref.WeakSet()
-
-
-class FlaskApp(Protocol):
-    """What a manager needs of a `flask.Flask`, without importing it."""
-
-    config: Any
-    extensions: Any
-
-
-class FlaskExtension(Protocol):
-    """What a manager needs of the `SQLAlchemy` object of Flask-SQLAlchemy or Flask-SQLAlchemy-Lite."""
-
-    @property
-    def engine(self) -> Engine:
-        """The default engine of the current app."""
-        ...
+__all__ = ["DatabaseConnectionManager"]
 
 
 class DatabaseConnectionManager:
@@ -105,10 +85,8 @@ class DatabaseConnectionManager:
         self._engine: Engine | None = None
         self._async_engine: AsyncEngine | None = None
         self._watch = PoolWatch()
-        self._app: FlaskApp | None = None
-        self._app_options: dict[str, Any] = {}  # what the app's configuration says by itself
-        self._written: dict[str, Any] = {}  # what we wrote there
-        self._binds: dict[object, Engine | AsyncEngine] = {}
+        self._settings: AppSettings | None = None
+        self._binds = Binds()
         self._pool = pool or PoolConfig()
         self._options = dict(engine_options or {})
         # How `db.session` finds a session outside a unit of work: an app that is attached says so.
@@ -116,7 +94,7 @@ class DatabaseConnectionManager:
         self._open_reader: Callable[[], ReadSession | None] = _no_session
         # How the session of a unit of work is made: that of a Flask extension's manager is one of theirs, too.
         self._make_session: Callable[[Engine], UnitSession] = _unit_session
-        extension = _is_flask_extension(source)
+        extension = is_flask_extension(source)
         made = cast(FlaskExtension, source).engine if extension else source
         engine = engines.sync_engine(made)
         if engine is not None:
@@ -126,7 +104,7 @@ class DatabaseConnectionManager:
                 )
             self.is_async = engine is not made
             self._adopt(cast("Engine | AsyncEngine", made))
-        elif _is_flask(source):
+        elif is_flask(source):
             self._configure_from(cast(FlaskApp, source))
         else:
             self._url = normalized_url(cast(str, source))
@@ -178,10 +156,9 @@ class DatabaseConnectionManager:
             )
         (pool or self._pool).as_engine_options(self._url)  # refuses what does not fit
         self._pool = pool or self._pool
-        if self._app is not None:
-            self._heed(self._app)
-            self._written = self._engine_options()
-            self._app.config["SQLALCHEMY_ENGINE_OPTIONS"] = self._engine_options()
+        if self._settings is not None:
+            self._settings.heed()
+            self._settings.write(self._engine_options)
 
     def get_connection_stats(self) -> dict[str, int | float | None]:
         """Return what the pool holds at this moment.
@@ -396,7 +373,7 @@ class DatabaseConnectionManager:
 
         self._read_session, self._open_reader = attach(cast("Any", app), self, self._new_read_session)
 
-    # What boundaries ask: see `paintkit.sqlalchemy.boundaries.Owner`.
+    # What boundaries ask, see `paintkit.sqlalchemy.boundaries.Owner`, and the registry.
 
     def open_unit(self) -> UnitOfWork | None:
         """Return the innermost open unit of work of this manager, or `None`.
@@ -438,6 +415,13 @@ class DatabaseConnectionManager:
         if unit.wrote:
             self._let_reader_rest(expire=True)
 
+    def leave_pool_to_parent(self) -> None:
+        """Begin with a new pool, in a forked child."""
+        if self._engine is not None:
+            _left_to_parent.append(self._engine.pool)
+            self._watch.forget()
+            self._engine.dispose(close=False)
+
     def _let_reader_rest(self, *, expire: bool) -> None:
         """Give the read session's connection back, so that a unit of work never waits for its own thread's other one."""
         session = self._open_reader()
@@ -445,48 +429,16 @@ class DatabaseConnectionManager:
             session.rest(expire=expire)
 
     def _new_read_session(self) -> ReadSession:
-        return ReadSession(
-            self._bind_for(
-                "reading", self.engine, {"isolation_level": "AUTOCOMMIT", engines.READ_ONLY: True}
-            ),
-            self,
-        )
+        return ReadSession(self._binds.for_reading(self.engine), self)
 
     def _new_session(self, options: Options) -> tuple[UnitSession, AsyncSession | None]:
         if not self.is_async:
-            return self._make_session(self._bind(self.engine, options)), None
+            return self._make_session(self._binds.for_unit(self.engine, options)), None
         from sqlalchemy.ext.asyncio import AsyncSession
 
-        bind = self._bind(self.async_engine, options)
+        bind = self._binds.for_unit(self.async_engine, options)
         face = AsyncSession(bind, sync_session_class=UnitSession, expire_on_commit=False)
         return cast("UnitSession", face.sync_session), face
-
-    def _bind(self, engine: E, options: Options) -> E:
-        chosen = self._transaction_options(options)
-        # An engine with options asks its own and the other's listeners at every step: the plain one is 4 % quicker.
-        return self._bind_for((options.read_only, options.isolation), engine, chosen) if chosen else engine
-
-    def _bind_for(self, key: object, engine: E, options: dict[str, Any]) -> E:
-        """Return the engine with these options, from now on always the same; its pool is the engine's own."""
-        return cast(
-            "E", self._binds.get(key) or self._binds.setdefault(key, engine.execution_options(**options))
-        )
-
-    def _transaction_options(self, options: Options) -> dict[str, Any]:
-        chosen: dict[str, Any] = {}
-        if options.isolation is not None:
-            chosen["isolation_level"] = options.isolation
-        match self.engine.dialect.name:
-            case "sqlite" if options.read_only:
-                chosen[engines.READ_ONLY] = True
-            case "sqlite":
-                # It has one writer. A unit that takes its turn at once waits; one that read first would have to fail.
-                chosen[engines.BEGIN_MODE] = "IMMEDIATE"
-            case "postgresql" if options.read_only:
-                chosen["postgresql_readonly"] = True
-            case _:
-                pass
-        return chosen
 
     def _configure_from(self, app: FlaskApp) -> None:
         uri = app.config.get("SQLALCHEMY_DATABASE_URI")
@@ -494,7 +446,7 @@ class DatabaseConnectionManager:
             raise ValueError("the app has no SQLALCHEMY_DATABASE_URI: set it before the manager is made")
         self._url = normalized_url(uri)
         self.is_async = is_async(self._url)
-        self._app = app
+        self._settings = AppSettings(app)
         self.configure_pool()
         self.init_app(app)
 
@@ -505,24 +457,15 @@ class DatabaseConnectionManager:
         self.init_app(this_app())
         self._make_session = join(extension, self)
 
-    def _heed(self, app: FlaskApp) -> None:
-        """Take over what the app's configuration says and we did not write there: it may be set until the engine exists."""
-        settings = app.config.get("SQLALCHEMY_ENGINE_OPTIONS") or {}
-        self._app_options |= {
-            name: value
-            for name, value in settings.items()
-            if name not in self._written or self._written[name] != value
-        }
-
     def _engine_options(self) -> dict[str, Any]:
         options = self._pool.as_engine_options(self._url)
-        given = self._app_options | self._options
+        given = (self._settings.own if self._settings else {}) | self._options
         return options | given | {"connect_args": options["connect_args"] | given.get("connect_args", {})}
 
     def _create_engine(self) -> Engine:
         with self._creating:
-            if self._engine is None and self._app is not None:
-                self._heed(self._app)
+            if self._engine is None and self._settings is not None:
+                self._settings.heed()
             return self._engine or self._adopt(self._made_engine())
 
     def _made_engine(self) -> Engine | AsyncEngine:
@@ -555,16 +498,6 @@ class DatabaseConnectionManager:
         return findings(self.engine, connect, self.get_connection_stats(), workers, replicas)
 
 
-def _is_flask_extension(source: object) -> bool:
-    homes = {one.__module__.partition(".")[0] for one in type(source).__mro__}
-    return not homes.isdisjoint({"flask_sqlalchemy", "flask_sqlalchemy_lite"})
-
-
-def _is_flask(source: object) -> bool:
-    flask = sys.modules.get("flask")
-    return flask is not None and isinstance(source, flask.Flask)
-
-
 def _unit_session(bind: Engine) -> UnitSession:
     return UnitSession(bind, expire_on_commit=False)
 
@@ -575,15 +508,3 @@ def _no_session() -> None:
 
 # Pools of the parent process: never used here and never closed, for their sockets are shared.
 _left_to_parent: list[Pool] = []
-
-
-def _after_fork_in_child() -> None:
-    for manager in list(managers):
-        engine = manager._engine
-        if engine is not None:
-            _left_to_parent.append(engine.pool)
-            manager._watch.forget()
-            engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
