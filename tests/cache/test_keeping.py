@@ -8,8 +8,8 @@ import random
 import pytest
 
 from paintkit import CacheManager, backoff, clock
+from paintkit.cache.entries import Entry
 from paintkit.cache.keeping import Keeping
-from paintkit.cache.memory import Entry
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running, eventually
 from tests.cache.units import unit_of_work

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from paintkit import ambient, clock
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
+from paintkit.cache.entries import Section
 from paintkit.cache.extras import AsyncExtras, Bind, Extras
 from paintkit.cache.keys import loose_key, single_key, typed_key
 from paintkit.cache.loading import Arguments, KeyMaker, Loader, Options, Picker
-from paintkit.cache.memory import Section
 from paintkit.cache.places import digest
 from paintkit.cache.sharing import Shared
 

@@ -22,8 +22,8 @@ from paintkit.cache.flights import ASYNCIO, BLOCKING, Runtime
 from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:
+    from paintkit.cache.entries import Entry, Section
     from paintkit.cache.loading import Loader
-    from paintkit.cache.memory import Entry, Section
     from paintkit.cache.reports import CacheInfo, Explanation
     from paintkit.cache.store import Store
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
+    from paintkit.cache.entries import Counters, Entry
     from paintkit.cache.keeping import Verdict
-    from paintkit.cache.memory import Counters, Entry
     from paintkit.cache.workers import Workers
 
 __all__ = ["ASYNCIO", "BLOCKING", "Abandoned", "Flight", "Home", "Landing", "Runtime", "current"]

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 from paintkit import ambient
 
 if TYPE_CHECKING:
+    from paintkit.cache.entries import Entry, Section
     from paintkit.cache.levels import Place
-    from paintkit.cache.memory import Entry, MemoryLevel, Section
+    from paintkit.cache.memory import MemoryLevel
 
 __all__ = [
     "EVERYTHING",

@@ -14,7 +14,7 @@ from paintkit.cache.values import refuse_unfit
 from paintkit.machines.freshness import Freshness, Life, rounded
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import SharedEntry
+    from paintkit.cache.entries import SharedEntry
     from paintkit.typing import Predicate
 
 __all__ = ["ABSENT", "Confirmed", "Found", "Keeping", "KeptError", "Verdict"]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from paintkit import _arguments, ambient, clock
 from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success, drive
+from paintkit.cache.entries import Entry, Section, SharedEntry
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.invalidation import OfCall, Target
 from paintkit.cache.keeping import Found, KeptError
 from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.memo import Memo, forget, memo_of, unremembered
-from paintkit.cache.memory import Entry, Section, SharedEntry
 from paintkit.cache.sharing import SharedFlight
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from paintkit import ambient
 
 if TYPE_CHECKING:
+    from paintkit.cache.entries import Entry, Table
     from paintkit.cache.invalidation import Target
-    from paintkit.cache.memory import Entry, Table
     from paintkit.cache.store import Store
 
 __all__ = ["Memo", "forget", "memo_of", "unremembered"]

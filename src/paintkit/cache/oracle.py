@@ -16,7 +16,7 @@ from cachetools import Cache, TLRUCache, TTLCache
 from paintkit.machines.s3fifo import Queue
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry, Table
+    from paintkit.cache.entries import Entry, Table
 
 __all__ = ["NOTES", "Oracle", "oracle"]
 

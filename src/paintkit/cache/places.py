@@ -16,7 +16,7 @@ from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.levels import Place
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry
+    from paintkit.cache.entries import Entry
 
 __all__ = ["canonical", "digest", "locate", "mark_of"]
 

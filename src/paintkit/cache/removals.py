@@ -11,7 +11,7 @@ from paintkit._locks import new_lock
 from paintkit.cache.keeping import ABSENT, KeptError
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry
+    from paintkit.cache.entries import Entry
     from paintkit.cache.reports import Removal, RemovalCause
 
 __all__ = ["Removals"]

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Cause
+    from paintkit.cache.entries import Cause
 
 __all__ = ["CacheInfo", "CacheStats", "Explanation", "Removal", "RemovalCause"]
 

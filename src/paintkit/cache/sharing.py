@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import ambient, clock
 from paintkit._runtime import Failure, Outcome, Success, drive
+from paintkit.cache.entries import SharedEntry
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Flight, Runtime, current
 from paintkit.cache.invalidation import Everything, Labelled, OfFunction, OfPlace, Target
 from paintkit.cache.keeping import Confirmed, Found, KeptError, Verdict
 from paintkit.cache.levels import SAME, Codec, Place, Port, SharedLevel, Sight
-from paintkit.cache.memory import SharedEntry
 from paintkit.cache.places import locate, mark_of
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Counters, Entry
+    from paintkit.cache.entries import Counters, Entry
     from paintkit.cache.store import Store
 
 __all__ = ["Shared", "SharedFlight", "Sharing"]

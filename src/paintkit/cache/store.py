@@ -10,7 +10,6 @@ since it began.
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import weakref
 from collections import deque
@@ -19,18 +18,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Outcome, Success, drive
+from paintkit.cache import forks
+from paintkit.cache.entries import Cause, Counters, Entry, Section, SharedEntry, Table
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned
 from paintkit.cache.invalidation import SHARED, Ledger, OfCall, Target, marks_of, next_epoch
 from paintkit.cache.keeping import Confirmed, KeptError, Verdict
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memo import forget
-from paintkit.cache.memory import Cause, Counters, Entry, MemoryLevel, Section, SharedEntry, Table
 from paintkit.cache.workers import Workers
 
 if TYPE_CHECKING:
     import asyncio
 
     from paintkit.cache.flights import Flight, Landing, Runtime
+    from paintkit.cache.memory import MemoryLevel
     from paintkit.cache.removals import Removals
     from paintkit.cache.reports import RemovalCause
     from paintkit.cache.sharing import Sharing
@@ -85,8 +86,7 @@ class Store:
         # What died and has to go, and what was put off. Callbacks of weak references append, and cannot wait for the lock.
         self._graveyard: deque[Section | Table | Identity] = deque()
         self._put_off: deque[Target] = deque()
-        with _forking:
-            _stores.add(self)
+        forks.attend(self)
 
     # --- Functions and the objects whose methods they are ---
 
@@ -528,31 +528,3 @@ def _blemish(entry: Entry, now: float) -> Cause:
     shared = entry.table.section.shared
     unsure = shared is not None and now < entry.expires and not shared.trusts(entry, now)
     return "unverified" if unsure else "expired"
-
-
-_forking = threading.Lock()  # guards _stores and _held
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-_held: list[Store] = []
-
-
-def _hold_all() -> None:
-    _forking.acquire()
-    _held.extend(_stores)
-    for store in _held:
-        store.lock.acquire()
-
-
-def _release_all() -> None:
-    while _held:
-        _held.pop().lock.release()
-    _forking.release()
-
-
-def _restart_all() -> None:
-    for store in _held:
-        store.forget_flights()
-    _release_all()
-
-
-# No other thread is in the middle of a step while the process forks, so the child finds every store in order.
-os.register_at_fork(before=_hold_all, after_in_parent=_release_all, after_in_child=_restart_all)

@@ -11,7 +11,7 @@ from paintkit.cache.keeping import ABSENT, Verdict
 from paintkit.cache.values import estimate_size
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry
+    from paintkit.cache.entries import Entry
 
 __all__ = ["Weights", "weights"]
 

@@ -14,7 +14,7 @@ from paintkit.cache.keys import PLAIN
 from paintkit.cache.store import Store
 
 if TYPE_CHECKING:
-    from paintkit.cache.memory import Entry
+    from paintkit.cache.entries import Entry
 
 __all__ = ["MutatedValueError", "assert_loads", "mutation_guard"]
 
