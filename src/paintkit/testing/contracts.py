@@ -367,6 +367,18 @@ class CacheLevelContract(Contract):
         self.eventually(lambda: again.ears.heard == ["all"])
         assert here.ears.heard == []
 
+    def test_who_only_listens_hears(self, other: SharedLevel, here: Process, colour: str) -> None:
+        """Word also comes to a cache that looks nothing up: one that keeps in memory what bears a tag."""
+        quiet = Process(other, self.namespace, colour)
+        quiet.membership.listen()
+        self.eventually(lambda: clock.now() < quiet.membership.trust.until)
+
+        async def scenario() -> None:
+            await here.drop("t:warm")
+
+        self.run(colour, scenario())
+        self.eventually(lambda: "t:warm" in quiet.ears.heard)
+
     def test_a_link_that_is_up_is_trusted(self, here: Process) -> None:
         """Copies may be served without asking for a short time, which moves on by itself."""
         first = here.membership.trust.until
