@@ -262,7 +262,9 @@ def wrap(
     parameters = Parameters.any() if as_made else Parameters.of(fn)
     lead = "async def" if colour in {Colour.ASYNCIO, Colour.ASYNC_GENERATOR} else "def"
     wrapper = _generate(fn, f"{lead} {templates.name}", parameters, body, helpers)
-    return cast("Callable[P, R]", functools.update_wrapper(wrapper, cast("AnyCallable", fn)))
+    functools.update_wrapper(wrapper, cast("AnyCallable", fn))
+    # What stands above @staticmethod in a class must not become a method.
+    return cast("Callable[P, R]", staticmethod(wrapper) if isinstance(fn, staticmethod) else wrapper)
 
 
 def binder(fn: Callable[P, R]) -> Callable[P, functools.partial[R]]:

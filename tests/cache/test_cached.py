@@ -404,7 +404,7 @@ def test_objects_without_weak_references_are_refused(cache):
 
 
 def test_class_methods_and_static_methods(cache):
-    """Under `@classmethod` and `@staticmethod` the decorator caches for the class, or for nobody."""
+    """Under `@classmethod` the decorator caches for the class; under or above `@staticmethod`, for nobody."""
     loads = []
 
     class Repository:
@@ -418,6 +418,11 @@ def test_class_methods_and_static_methods(cache):
         def plain(x):
             loads.append(x)
 
+        @cache.cache_result()
+        @staticmethod
+        def below(x):
+            loads.append(x)
+
     class Other(Repository):
         pass
 
@@ -425,6 +430,11 @@ def test_class_methods_and_static_methods(cache):
     assert [(Repository, 1), (Other, 1)] == loads
     Repository.plain(1), Repository().plain(1)
     assert 3 == len(loads)
+    Repository.below(1), Repository().below(1)
+    assert 4 == len(loads)
+    Repository.below.invalidate(1)
+    Repository.below(1)
+    assert 5 == len(loads)
 
 
 def test_equal_objects_are_not_one_object(cache):

@@ -862,11 +862,15 @@ class TestProtection:
 
     def test_static_method_objects(self, colour):
         """The policy may stand above `@staticmethod`, too."""
-        protected = retry(on=OSError, backoff=AT_ONCE)(
-            staticmethod(colour.function(scripted(OSError, "done")))
-        )
+        policy = retry(on=OSError, backoff=AT_ONCE)
 
-        assert "done" == colour.call(protected)
+        class Shop:
+            static = policy(
+                policy(staticmethod(colour.function(scripted(OSError, "class", OSError, "object"))))
+            )
+
+        assert "class" == colour.call(Shop.static)
+        assert "object" == colour.call(Shop().static)
 
     def test_call_and_acall(self, colour):
         """One call under the policy, without decorating."""

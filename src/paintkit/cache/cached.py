@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from paintkit import ambient, clock
 from paintkit._wrap import Colour, Parameters, Templates, binder, colour_of, name_of, wrap
 from paintkit.cache.entries import Section
-from paintkit.cache.extras import AsyncExtras, Bind, Extras
+from paintkit.cache.extras import AsyncExtras, Bind, Extras, attach
 from paintkit.cache.keys import loose_key, single_key, typed_key
 from paintkit.cache.loading import Arguments, KeyMaker, Loader, Options, Picker
 from paintkit.cache.places import digest
@@ -136,10 +136,7 @@ def cached(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     extras: Extras[..., Any] | AsyncExtras[..., Any] = (Extras if colour is Colour.BLOCKING else AsyncExtras)(
         loader, bind
     )
-    for name in ("invalidate", "refresh", "peek", "put", "explain", "info"):
-        setattr(wrapper, name, getattr(extras, name))
-    wrapper._paintkit_extras = extras  # type: ignore[attr-defined]  # a function takes any attribute
-    store.attend(section, wrapper)
+    attach(extras, wrapper)
     return wrapper
 
 

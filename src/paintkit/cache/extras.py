@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from paintkit.cache.reports import CacheInfo, Explanation
     from paintkit.cache.store import Store
 
-__all__ = ["AsyncCached", "AsyncExtras", "Bind", "Cached", "Caching", "Calls", "Extras", "extras_of"]
+__all__ = [
+    "AsyncCached",
+    "AsyncExtras",
+    "Bind",
+    "Cached",
+    "Caching",
+    "Calls",
+    "Extras",
+    "attach",
+    "extras_of",
+]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -172,6 +182,15 @@ class AsyncExtras(Calls, Generic[P, R]):
     async def info(self) -> CacheInfo:
         """Return what the function did so far, for all its calls and objects."""
         return self._count()
+
+
+def attach(extras: Extras[..., Any] | AsyncExtras[..., Any], wrapper: object) -> None:
+    """Put the extras on a cached function; its part of the cache lives as long as that."""
+    function: Any = getattr(wrapper, "__func__", wrapper)  # a static method is only its cover
+    for name in ("invalidate", "refresh", "peek", "put", "explain", "info"):
+        setattr(function, name, getattr(extras, name))
+    function._paintkit_extras = extras
+    extras.store.attend(extras.section, function)
 
 
 def extras_of(function: object) -> Extras[..., Any] | AsyncExtras[..., Any]:

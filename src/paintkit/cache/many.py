@@ -14,7 +14,7 @@ from paintkit import ambient, clock
 from paintkit._runtime import Outcome, Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, colour_of, name_of, wrap
 from paintkit.cache.entries import Entry, Section
-from paintkit.cache.extras import AsyncExtras, Calls, Extras
+from paintkit.cache.extras import AsyncExtras, Calls, Extras, attach
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
 from paintkit.cache.keeping import ABSENT
 from paintkit.cache.keys import single_key
@@ -65,10 +65,7 @@ def cached_many(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
     )
     kind = _Extras if colour is Colour.BLOCKING else _AsyncExtras
     extras: Extras[..., Any] | AsyncExtras[..., Any] = kind(many.loader, many.bind)
-    for name in ("invalidate", "refresh", "peek", "put", "explain", "info"):
-        setattr(wrapper, name, getattr(extras, name))
-    wrapper._paintkit_extras = extras  # type: ignore[attr-defined]  # a function takes any attribute
-    store.attend(many.loader.section, wrapper)
+    attach(extras, wrapper)
     return wrapper
 
 
