@@ -16,10 +16,9 @@ from paintkit.cache.entries import Section
 from paintkit.cache.extras import AsyncExtras, Bind, Extras, attach
 from paintkit.cache.keys import loose_key, single_key, typed_key
 from paintkit.cache.loading import Arguments, KeyMaker, Loader, Options, Picker
-from paintkit.cache.places import digest
-from paintkit.cache.sharing import Shared
 
 if TYPE_CHECKING:
+    from paintkit.cache.sharing import Shared
     from paintkit.cache.store import Store
     from paintkit.typing import AnyCallable
 
@@ -147,6 +146,9 @@ def _share(fn: AnyCallable, store: Store, parameters: Parameters, options: Optio
     """
     if store.sharing is None:
         return None
+    from paintkit.cache.places import digest  # who has one level should not pay for two
+    from paintkit.cache.sharing import Shared
+
     made_of = (
         parameters.declaration,
         sorted(options.ignore),

@@ -18,7 +18,6 @@ from paintkit.cache.invalidation import OfCall, Target
 from paintkit.cache.keeping import Found, KeptError
 from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.memo import Memo, forget, memo_of, unremembered
-from paintkit.cache.sharing import SharedFlight
 
 if TYPE_CHECKING:
     import functools
@@ -90,9 +89,12 @@ class Loader:
         self._make_key = make_key
         self._pick = pick
         self._method = method
-        shared = section.shared is not None
-        self._new_entry = SharedEntry if shared else Entry
-        self._new_flight = SharedFlight if shared else Flight
+        self._new_entry: type[Entry] = Entry
+        self._new_flight: type[Flight] = Flight
+        if section.shared is not None:
+            from paintkit.cache.sharing import SharedFlight  # who shares has loaded it already
+
+            self._new_entry, self._new_flight = SharedEntry, SharedFlight
 
     def locate(self, later: functools.partial[Any], label: str | None = None) -> Entry:
         """Return the place of a bound call; `label` is its key if a `key_func` made one."""

@@ -16,12 +16,10 @@ from paintkit.cache.flights import ASYNCIO, BLOCKING
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
 from paintkit.cache.loading import Options
-from paintkit.cache.many import CachingMany, cached_many
 from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
 from paintkit.cache.options import but_absent, coherent, ignored, limit, tags_from, time_to_live, variables
 from paintkit.cache.removals import Removals
-from paintkit.cache.sharing import Sharing
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
 from paintkit.cache.weights import weights
@@ -34,8 +32,10 @@ if TYPE_CHECKING:
 
     from paintkit.cache.copies import CopyPolicy
     from paintkit.cache.levels import SharedLevel
+    from paintkit.cache.many import CachingMany
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.reports import CacheStats, Removal
+    from paintkit.cache.sharing import Sharing
     from paintkit.telemetry import Metric, Source
     from paintkit.typing import ErrorMatch, Seconds
 
@@ -332,6 +332,8 @@ class CacheManager:
         chosen = self._timeout if timeout is _ABSENT else time_to_live(timeout)
         if jitter and chosen is None:
             raise ValueError("jitter has no effect on values that never expire: pass a timeout")
+        from paintkit.cache.many import cached_many  # what few programs use, none should pay for
+
         options = Options(
             key_func=None,
             ignore=frozenset(),
@@ -533,4 +535,6 @@ def _sharing(level2: SharedLevel | None, store: Store, max_unverified: Any) -> S
             raise ValueError("max_unverified has no effect without a second level: pass level2, too")
         return None
     _arguments.having("level2", level2, "codec", "a second level, such as paintkit.redis.RedisLevel(url)")
+    from paintkit.cache.sharing import Sharing  # who has one level should not pay for two
+
     return Sharing(level2, store, longest)
