@@ -105,6 +105,15 @@ def test_what_is_no_duration_is_refused(seconds):
     assert 0 == histogram.metrics()["count"]
 
 
+@pytest.mark.parametrize("seconds", ["1", None, []], ids=repr)
+def test_what_is_no_number_is_refused(seconds):
+    """By the name of the argument."""
+    histogram = Histogram()
+    with pytest.raises(TypeError, match="seconds must be a number"):
+        histogram.record(seconds)
+    assert 0 == histogram.metrics()["count"]
+
+
 SOUND = recorded([0.5, 1.0]).snapshot()
 
 

@@ -83,9 +83,14 @@ class Histogram:
         """Add one duration, and the error that it ended with, if any.
 
         Raises:
+            TypeError: `seconds` is no number.
             ValueError: `seconds` is negative, not a number, or longer than 10^12.
         """
-        if not 0.0 <= seconds <= _LONGEST:
+        try:
+            fits = 0.0 <= seconds <= _LONGEST
+        except TypeError:
+            raise TypeError(f"seconds must be a number, not {seconds!r} ({type(seconds).__name__})") from None
+        if not fits:
             raise ValueError(f"seconds must be from 0 to {_LONGEST:g}, not {seconds!r}")
         mantissa, exponent = frexp(seconds if seconds > _SHORTEST else _SHORTEST)  # noqa: FURB136 - `max` costs a call
         bucket = exponent * _PER_OCTAVE + ceil(mantissa * _PER_MANTISSA)

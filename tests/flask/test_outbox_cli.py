@@ -77,6 +77,8 @@ def test_what_is_not_clear_is_asked_for(shop, app):
     """Which dead letters, which bus; and an app without an outbox says so."""
     assert "--all" in run(shop.app, "outbox", "replay").output
     assert 2 == run(shop.app, "outbox", "replay").exit_code
+    wrong = run(shop.app, "outbox", "replay", "no-such-id")
+    assert (1, "Error: no dead letter has the id no-such-id\n") == (wrong.exit_code, wrong.output)
     assert "one of studio" in run(shop.app, "outbox", "status", "--bus", "local").output
     assert 0 == run(shop.app, "outbox", "status", "--bus", "studio").exit_code
     PaintKit(app)

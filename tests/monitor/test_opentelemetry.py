@@ -226,3 +226,9 @@ class TestSpanEvents:
         with tracer.start_as_current_span("page"):
             observations.emit("retry.waiting", "supplier", delay=0.4)
         assert () == exporter.get_finished_spans()[0].events
+
+
+def test_what_is_no_meter_is_refused():
+    """Before anything listens."""
+    with pytest.raises(TypeError, match="meter must be what OpenTelemetry's get_meter"):
+        instrument(5)

@@ -292,6 +292,12 @@ def test_a_mistake_is_told_at_once(folder, arguments, options, kind, named):
     assert not folder.exists()
 
 
+def test_what_is_no_folder_is_told():
+    """By its name."""
+    with pytest.raises(TypeError, match="directory must be the path of a folder"):
+        Workers(5)
+
+
 def test_a_system_without_such_locks_is_told(folder, monkeypatch):
     """When it is made, not at the first scrape."""
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)

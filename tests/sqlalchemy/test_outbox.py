@@ -721,6 +721,7 @@ def test_the_lag_is_the_age_of_the_oldest_event(scenario, clock):
     [
         ({"prefix": "bad-"}, ValueError, "prefix"),
         ({"prefix": 1}, TypeError, "prefix"),
+        ({"schema": 5}, TypeError, "schema"),
         ({"name": ""}, ValueError, "name"),
         ({"lease": 0}, ValueError, "lease"),
         ({"handler_timeout": 31.0, "lease": 60.0}, ValueError, "handler_timeout.*half of lease"),

@@ -54,7 +54,7 @@ def outbox_group(buses: Mapping[str, Any]) -> AppGroup:
         if not event_ids and event_type is None and not everything:
             raise click.UsageError("say which: ids, --type or --all")
         count = _call(_outbox(buses, name), "replay", event_ids or None, event_type=event_type)
-        click.echo(f"{count} put back")
+        click.echo(_put_back(count, event_ids))
 
     @commands.command()
     @named
@@ -81,6 +81,13 @@ def outbox_group(buses: Mapping[str, Any]) -> AppGroup:
             _relay(outbox)
 
     return commands
+
+
+def _put_back(count: int, event_ids: tuple[str, ...]) -> str:
+    """Return what came of a replay; who names letters that are not there has mistaken them."""
+    if event_ids and not count:
+        raise click.ClickException(f"no dead letter has the id {' or '.join(event_ids)}")
+    return f"{count} put back"
 
 
 def _outbox(buses: Mapping[str, Any], name: str | None) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from opentelemetry import trace
 from opentelemetry.metrics import Observation as Reading
 
-from paintkit import _catalogue, observations
+from paintkit import _arguments, _catalogue, observations
 from paintkit.histogram import since
 from paintkit.monitor.details import on_one_line, plain
 from paintkit.monitor.gathering import OTHER, checked, everyone, gather
@@ -45,7 +45,7 @@ def instrument(meter: Meter, *sources: Source) -> Subscription:
         The registration: after `.cancel()` the instruments have nothing to tell.
 
     Raises:
-        TypeError: Something among the sources has no `telemetry()`.
+        TypeError: `meter` is none, or something among the sources has no `telemetry()`.
 
     Example:
         >>> from opentelemetry.metrics import get_meter
@@ -53,6 +53,7 @@ def instrument(meter: Meter, *sources: Source) -> Subscription:
         >>> shown = instrument(get_meter("studio"), CacheManager("paints"), PerformanceMonitor())
         >>> shown.cancel()
     """
+    _arguments.having("meter", meter, "create_observable_counter", "what OpenTelemetry's get_meter() returns")
     given = checked(sources)
     instruments = _instruments(given)
     measured, *_ = _catalogue.MONITOR.entries

@@ -123,7 +123,7 @@ class PerformanceMonitor:
             error: What it ended with, if it failed.
 
         Raises:
-            TypeError: `name` is no string.
+            TypeError: `name` is no string, or `seconds` no number.
             ValueError: `name` is empty, or `seconds` is out of range.
         """
         try:

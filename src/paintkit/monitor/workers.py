@@ -66,6 +66,10 @@ class Workers:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *sources: Source, interval: Seconds = 5.0) -> None:
+        if not isinstance(directory, str | os.PathLike):
+            raise TypeError(
+                f"directory must be the path of a folder that all workers see, not {directory!r} ({type(directory).__name__})"
+            )
         self._sources = checked(sources)
         self._interval = _arguments.seconds("interval", interval)
         self._folder = _Folder(Path(directory))

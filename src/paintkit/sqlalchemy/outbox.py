@@ -126,6 +126,7 @@ class Outbox:
         #: The tables, described; merge it into the `target_metadata` of Alembic, or use `outbox_tables` with your own.
         self.metadata = MetaData()
         prefix = _checked_prefix(prefix)
+        schema = None if schema is None else _arguments.label("schema", schema)
         tables = outbox_tables(self.metadata, prefix, schema)
         self.store = Store(tables, _channel(prefix, schema))
         #: What was done in this process, and how long events had waited at their first try.
