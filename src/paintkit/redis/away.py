@@ -8,19 +8,55 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 
+from paintkit import clock
+from paintkit._locks import new_lock
+
 if TYPE_CHECKING:
     from threading import Event
 
-__all__ = ["AWAY", "keep_on"]
+__all__ = ["AWAY", "Absence", "keep_on"]
 
 _LOG = logging.getLogger("paintkit.redis")
 
 #: What it means that a server is not to be had, or does not do what it is asked.
 AWAY: Final = (redis.RedisError, OSError)
 
+# Seconds until a caller asks a server again that did not answer.
+_AWAY_FOR = 1.0
+
 # Seconds between attempts to connect.
 _SHORTEST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+
+
+class Absence:
+    """Whether a server is known to be away; then one caller a second finds out whether it is back, and no other waits."""
+
+    def __init__(self) -> None:
+        self._lock = new_lock()  # guards the instant
+        self._ask_again_at = 0.0  # 0: it answers
+
+    def may_ask(self) -> bool:
+        """Whether to ask the server."""
+        if self._ask_again_at == 0.0:
+            return True
+        with self._lock:
+            now = clock.now()
+            if now < self._ask_again_at:
+                return False
+            self._ask_again_at = now + _AWAY_FOR
+            return True
+
+    def begin(self) -> bool:
+        """Note that it did not answer; return whether that is news."""
+        with self._lock:
+            is_news = self._ask_again_at == 0.0
+            self._ask_again_at = clock.now() + _AWAY_FOR
+        return is_news
+
+    def end(self) -> None:
+        """Note that it answered."""
+        self._ask_again_at = 0.0
 
 
 def keep_on(who: str, session: Callable[[], object], *, stop: Event, connected: Event) -> None:

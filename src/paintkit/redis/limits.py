@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import redis
 
-from paintkit import _arguments, clock
-from paintkit._locks import new_lock
+from paintkit import _arguments
 from paintkit.policies._rate_limit import Grant
 from paintkit.redis import urls
+from paintkit.redis.away import Absence
 
 if TYPE_CHECKING:
     from paintkit.policies._rate_limit import Tokens
@@ -25,9 +25,8 @@ __all__ = ["RedisLimits"]
 
 _LOG = logging.getLogger("paintkit.redis")
 
-# Seconds to wait for an answer, and until Redis is asked again after it gave none.
+# Seconds to wait for an answer.
 _ANSWER = 0.02
-_AWAY = 1.0
 
 # KEYS: the bucket. ARGV: the fields of `Tokens`, seconds of patience.
 # Returns whether they were taken, the seconds to wait for them, and the instant at which the bucket is now full: the receipt.
@@ -81,8 +80,7 @@ class RedisLimits:
         self._client = redis.Redis.from_url(
             urls.checked(url), socket_timeout=_ANSWER, socket_connect_timeout=_ANSWER, retry=None
         )
-        self._lock = new_lock()  # guards _ask_again_at
-        self._ask_again_at = 0.0  # 0: Redis answers
+        self._absence = Absence()
 
     def take(self, name: str, key: str, tokens: Tokens, patience: float) -> Grant | None:
         """Take tokens of a bucket for all replicas, if the wait for them is within patience (in seconds).
@@ -90,14 +88,14 @@ class RedisLimits:
         Returns:
             What came of it; `None` if Redis does not answer.
         """
-        if not self._may_ask():
+        if not self._absence.may_ask():
             return None
         try:
             reply = cast("list[Any]", self._client.eval(_TAKE, 1, self._key(name, key), *tokens, patience))
         except (redis.RedisError, OSError) as error:
             self._miss(error)
             return None
-        self._ask_again_at = 0.0
+        self._absence.end()
         taken, wait, receipt = reply
         return Grant(bool(taken), float(wait), receipt.decode() if isinstance(receipt, bytes) else receipt)
 
@@ -121,23 +119,9 @@ class RedisLimits:
         """Close the connections."""
         self._client.close()
 
-    def _may_ask(self) -> bool:
-        """Whether to ask Redis; while it is away, one caller in a while finds out whether it is back."""
-        if self._ask_again_at == 0.0:
-            return True
-        with self._lock:
-            now = clock.now()
-            if now < self._ask_again_at:
-                return False
-            self._ask_again_at = now + _AWAY
-            return True
-
     def _miss(self, error: Exception) -> None:
         """Leave Redis alone for a while."""
-        with self._lock:
-            first = self._ask_again_at == 0.0
-            self._ask_again_at = clock.now() + _AWAY
-        if first:
+        if self._absence.begin():
             _LOG.warning("Redis does not answer, each process limits by itself: %s", error)
 
     def _key(self, name: str, key: str) -> str:

@@ -15,7 +15,7 @@ from paintkit._locks import new_lock
 from paintkit._tally import Tally
 from paintkit.errors import EventNotSentError
 from paintkit.redis import urls
-from paintkit.redis.away import AWAY
+from paintkit.redis.away import AWAY, Absence
 from paintkit.redis.revival import revive_in_children
 from paintkit.redis.stream_store import DeadLetter, Position, StreamStore
 from paintkit.redis.stream_threads import House, Listener, Patient, Worker
@@ -31,9 +31,6 @@ __all__ = ["RedisStreams", "RedisStreamsStatus"]
 T = TypeVar("T")
 
 _LOG: Final = logging.getLogger("paintkit.redis")
-
-# Seconds until Redis is asked again after it gave no answer.
-_AWAY_FOR: Final = 1.0
 
 # Seconds after which a thread that hears nothing of Redis connects anew, and that closing waits for each thread.
 _SILENCE: Final = 2.0
@@ -154,7 +151,7 @@ class RedisStreams:
         self._lock = new_lock()  # guards what follows
         self._listener: Listener | None = None
         self._crew: list[Worker] = []
-        self._ask_again_at = 0.0  # 0: Redis answers
+        self._absence = Absence()
         revive_in_children(self)
 
     # What the bus asks: see `paintkit.events.transport.Transport`.
@@ -203,14 +200,14 @@ class RedisStreams:
             ValueError: The event has an `ordering_key`.
         """
         _refuse_order(envelope)
-        if not self._may_ask():
+        if not self._absence.may_ask():
             raise self._not_sent(envelope, "Redis did not answer a moment ago", None)
         try:
             sent = self._quick.publish(envelope)
         except AWAY as error:
-            self._miss()
+            self._absence.begin()
             raise self._not_sent(envelope, "it is unknown whether Redis got it", error) from error
-        self._ask_again_at = 0.0
+        self._absence.end()
         if not sent:
             raise self._not_sent(envelope, "the stream is full of events that nobody has handled", None)
         self._tally.add("published")
@@ -326,22 +323,6 @@ class RedisStreams:
     def _receivers(self, kind: Kind) -> list[Receiver]:
         receivers = () if self._bus is None else self._bus.receivers()
         return [one for one in receivers if one.kind == kind]
-
-    def _may_ask(self) -> bool:
-        """Whether to ask Redis; while it is away, one caller in a while finds out whether it is back."""
-        if self._ask_again_at == 0.0:
-            return True
-        with self._lock:
-            now = clock.now()
-            if now < self._ask_again_at:
-                return False
-            self._ask_again_at = now + _AWAY_FOR
-            return True
-
-    def _miss(self) -> None:
-        """Leave Redis alone for a while."""
-        with self._lock:
-            self._ask_again_at = clock.now() + _AWAY_FOR
 
     def _not_sent(self, envelope: Envelope, why: str, error: Exception | None) -> EventNotSentError:
         self._tally.add("not_sent")
