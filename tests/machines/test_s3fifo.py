@@ -186,10 +186,10 @@ def test_a_queue_is_rebuilt_once_more_than_half_of_it_is_gone():
         queue.push(node)
     for node in nodes[2:6]:
         queue.remove(node)
-    assert (8, 4) == (len(queue._nodes), len(queue))
+    assert (8, 4) == (len(queue._nodes), queue.length)
 
     queue.remove(nodes[6])
-    assert (3, 3) == (len(queue._nodes), len(queue))
+    assert (3, 3) == (len(queue._nodes), queue.length)
     assert [nodes[0], nodes[1], nodes[7]] == list(queue)
 
 
@@ -202,9 +202,9 @@ def test_a_queue_counts_only_who_stands_in_it():
         queue.remove(node)
     order = [nodes[0], *nodes[4:10], *nodes[14:]]
     for left, node in zip(range(13, 0, -1), order, strict=True):
-        assert left == len(queue)
+        assert left == queue.length
         assert node is queue.pop()
-    assert 0 == len(queue)
+    assert 0 == queue.length
 
 
 def test_removed_nodes_do_not_pile_up():

@@ -58,14 +58,12 @@ class Node:
 class Queue:
     """A FIFO from whose middle nodes may vanish: those are skipped at the head, or dropped in bulk once they are many."""
 
-    __slots__ = ("_gone", "_nodes")
+    __slots__ = ("_nodes", "length")
 
     def __init__(self) -> None:
         self._nodes: deque[Node] = deque()
-        self._gone = 0
-
-    def __len__(self) -> int:
-        return len(self._nodes) - self._gone
+        #: How many nodes stand in it.
+        self.length = 0
 
     def __iter__(self) -> Iterator[Node]:
         return (node for node in self._nodes if node.queue is self)
@@ -74,21 +72,22 @@ class Queue:
         """Put a node at the tail."""
         node.queue = self
         self._nodes.append(node)
+        self.length += 1
 
     def pop(self) -> Node:
         """Take the node at the head."""
         while (node := self._nodes.popleft()).queue is not self:
-            self._gone -= 1
+            pass
         node.queue = None
+        self.length -= 1
         return node
 
     def remove(self, node: Node) -> None:
         """Take a node from wherever it stands."""
         node.queue = None
-        self._gone += 1
-        if self._gone * 2 > len(self._nodes):
+        self.length -= 1
+        if len(self._nodes) > 2 * self.length:
             self._nodes = deque(self)
-            self._gone = 0
 
 
 N = TypeVar("N", bound=Node)
@@ -138,8 +137,8 @@ class S3FIFO(Generic[N]):
         if not self._count:
             raise LookupError("nothing is in")
         while True:
-            crowded = len(self._small) >= max(1, self._count // _SMALL_PART)
-            young = crowded or not len(self._main)
+            crowded = self._small.length >= (self._count // _SMALL_PART or 1)
+            young = crowded or not self._main.length
             node = self._judge_newcomer() if young else self._judge_resident()
             if node is not None:
                 self._count -= 1
