@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,6 +16,7 @@ from paintkit import RateLimitedError, RejectedError, deadline, observe, rate_li
 from paintkit import clock as source
 from paintkit.testing import FakeClock, scripted
 from tests.colours import Colour
+from tests.growth import Growth
 from tests.suspensions import at_every_await
 
 
@@ -307,17 +307,14 @@ class TestKeys:
                 if key % 10 == 0:
                     clock.advance(0.001)
 
-        pass_by(0, 5_000)
-        tracemalloc.start()
-        try:
-            pass_by(5_000, 10_000)
-            before = tracemalloc.get_traced_memory()[0]
-            pass_by(10_000, 110_000)  # a hundred times as many as there is room for
-            after = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
+        with Growth() as growth:
+            pass_by(0, 10_000)
+            growth.mark()
+            pass_by(10_000, 60_000)  # fifty times as many as there is room for, and once more
+            growth.mark()
+            pass_by(60_000, 110_000)
 
-        assert after - before < 64 * 1024
+        assert growth.bytes < 64 * 1024
         assert 1000 == policy.metrics().keys
 
     def test_keys_need_not_be_comparable(self):
