@@ -19,11 +19,11 @@ from tests.colours import Colour
 
 def waiters(cache):
     """Return how many calls wait for flights that are under way."""
-    return sum(len(flight._handovers) for flight in cache._store._flights.values())
+    return sum(len(flight._seats or ()) for flight in cache._store._flights.values())
 
 
 def waiting(colour, others):
-    """Return how many handovers there are when `others` calls wait beside the leader, who waits too in asyncio."""
+    """Return how many seats are taken when `others` calls wait beside the leader, who waits too in asyncio."""
     return others + (colour is Colour.ASYNCIO)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from paintkit._runtime import Outcome, Success
 from paintkit.cache.keeping import KeptError
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from paintkit.cache.sharing import Shared
     from paintkit.machines.freshness import Life
 
-__all__ = ["Cause", "Counters", "Entry", "Section", "SharedEntry", "Table"]
+__all__ = ["NEVER", "Cause", "Counters", "Entry", "Section", "SharedEntry", "Table"]
 
 #: Why a value is not there (any more), or cannot be served as it is: other processes may have changed it.
 Cause = Literal["never", "expired", "invalidated", "evicted", "unverified"]
+
+
+#: An instant before all others.
+NEVER: Final = -math.inf
 
 
 class Counters:
@@ -176,9 +180,9 @@ class Entry(Node):
         self.labels: tuple[str, ...] = ()
         self.value: Any = None
         #: When the value came: an instant of the clock.
-        self.loaded = -math.inf
+        self.loaded = NEVER
         #: Until when the value is served without a thought, is fresh, is of any use: instants of the clock.
-        self.due = self.expires = self.leaves = -math.inf
+        self.due = self.expires = self.leaves = NEVER
         self.hits = self.spent = 0
         self.queue = None
 
@@ -186,6 +190,11 @@ class Entry(Node):
     def varies(self) -> bool:
         """Whether the value depends on more than the arguments."""
         return self.key is not self.subject
+
+    @property
+    def address(self) -> tuple[Table, Hashable]:
+        """The call among all those of a cache."""
+        return (self.table, self.key)
 
     def answer(self) -> Outcome[Any]:
         """Return what a call is answered with."""
@@ -196,16 +205,18 @@ class Entry(Node):
         """Take the value."""
         self.value = value
         self.loaded = now
-        self.due, self.expires, self.leaves, _ = life
+        self.due = now + life.due
+        self.expires = now + life.expires
+        self.leaves = now + life.leaves
 
     def postpone(self, due: float) -> None:
         """Serve it, though it could not be renewed, until an instant."""
-        if self.due > -math.inf:  # no wrapper serves an error that is kept, nor what is doubtful
+        if self.due > NEVER:  # no wrapper serves an error that is kept, nor what is doubtful
             self.due = due
 
     def fingerprint(self) -> int:
         """Return a number for the key. Two keys of one number cost no more than a wrong guess of popularity."""
-        return hash((id(self.table), self.key))
+        return hash((self.table, self.key))
 
 
 class SharedEntry(Entry):
@@ -238,7 +249,7 @@ class SharedEntry(Entry):
 
     def doubt(self) -> None:
         """Let no wrapper serve it until it is confirmed; its time goes on."""
-        self.doubtful, self.due = True, -math.inf
+        self.doubtful, self.due = True, NEVER
 
     def confirm(self) -> None:
         """Take it for what it was before it became doubtful."""

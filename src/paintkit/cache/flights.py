@@ -7,6 +7,7 @@ could never end (a load that needs itself, two loads that need each other) is se
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import threading
@@ -72,19 +73,27 @@ class Flight:
     landing: Landing | None = None
     #: Whether others may join it, or did.
     registered = False
+    #: Until when it has to land: an instant of the clock.
+    due = math.inf
     _loop: asyncio.AbstractEventLoop | None = None
     #: The task that loads, as long as it is under way.
     task: asyncio.Task[None] | None = None
+    _parent: Flight | None = None
     _traceback: TracebackType | None = None
+    # Who waits for it, and in which flights it waits: few have either.
+    _seats: dict[Seat, None] | None = None
+    _waits_for: tuple[Flight, ...] = ()
 
     def __init__(self, call: Entry, seconds: float | None = None) -> None:
         self.call = call
-        #: When it began, and until when it has to land: instants of the clock.
+        #: Under which its cache registers it.
+        self.address = call.address
+        #: When it began: an instant of the clock.
         self.started = clock.now()
-        self.due = math.inf if seconds is None else self.started + seconds
-        self._parent = _innermost()
-        self._handovers: list[Handover] = []
-        self._waits_for: list[Flight] = []
+        if seconds is not None:
+            self.due = self.started + seconds
+        if _loading.get() is not None:
+            self._parent = _innermost()
 
     @property
     def stranded(self) -> bool:
@@ -109,7 +118,7 @@ class Flight:
     def follow(self, other: Flight) -> None:
         """Note that this flight lands when another does: so whoever loads the other must not wait for this one."""
         with _lock:
-            self._waits_for.append(other)
+            self._waits_for += (other,)
 
     def depart(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Note the task that loads; it is cancelled when the last waiter leaves."""
@@ -133,39 +142,39 @@ class Flight:
             self.task = None  # whose context leads back to here: a circle would wait for the collector
             if isinstance(landing, Failure):
                 self._traceback = landing.error.__traceback__
-            handovers, self._handovers = self._handovers, []
-        for handover in handovers:
+            seats, self._seats = self._seats, None
+        for seat in seats or ():
             # The loop of a waiter may be closed: nobody is there any more.
             with contextlib.suppress(RuntimeError):
-                handover.give()
+                seat.give()
 
-    def board(self) -> Handover | None:
-        """Return where to wait for the landing; `None` if that wait could never end."""
-        handover = Handover()
+    def board(self, seat: Seat) -> bool:
+        """Wait for the landing in a seat; False if that wait could never end."""
         mine = _lineage()
         with _lock:
             if mine and self._leads_to(mine):
-                return None
-            if self.landing is not None:
-                handover.give()
-                return handover
-            self._handovers.append(handover)
-            for flight in mine:
-                flight._waits_for.append(self)
-        return handover
+                return False
+            if self.landing is None:
+                if self._seats is None:
+                    self._seats = {}
+                self._seats[seat] = None
+                for flight in mine:
+                    flight._waits_for += (self,)
+                return True
+        seat.give()
+        return True
 
-    def leave(self, handover: Handover) -> None:
+    def leave(self, seat: Seat) -> None:
         """Stop waiting; who leaves last before the landing ends a load that is a task."""
         mine = _lineage()
         if self.landing is not None and not mine:
             return
         with _lock:
             for flight in mine:
-                if self in flight._waits_for:
-                    flight._waits_for.remove(self)
-            if handover in self._handovers:
-                self._handovers.remove(handover)
-            task = None if self._handovers or self.kept else self.task
+                flight._waits_for = _without(flight._waits_for, self)
+            if self._seats is not None:
+                self._seats.pop(seat, None)
+            task = None if self._seats or self.kept else self.task
         if task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the load with it
                 task.get_loop().call_soon_threadsafe(task.cancel)
@@ -182,6 +191,14 @@ class Flight:
                 seen.add(flight)
                 unseen += flight._waits_for
         return False
+
+
+def _without(flights: tuple[Flight, ...], flight: Flight) -> tuple[Flight, ...]:
+    """Return flights without one of them, which may be among them twice: then it stays once."""
+    if flight not in flights:
+        return flights
+    place = flights.index(flight)
+    return flights[:place] + flights[place + 1 :]
 
 
 def current(kind: type[F]) -> F:
@@ -213,6 +230,14 @@ def _lineage() -> list[Flight]:
             found.append(flight)
         flight = flight._parent
     return found
+
+
+class Seat(Protocol):
+    """Where one caller waits for a landing."""
+
+    def give(self) -> object:
+        """Tell that it has come; from any thread."""
+        ...
 
 
 class Home(Protocol):
@@ -278,7 +303,10 @@ class _Blocking:
             home.land(flight, Failure(error))
 
     async def join(self, flight: Flight, home: Home, patience: float = math.inf) -> bool | None:
-        return await _wait(flight, flight.board(), home, patience, _runtime.BLOCKING)
+        seat = Handover()
+        if not flight.board(seat):
+            return False
+        return await _wait(flight, seat, functools.partial(_runtime.BLOCKING.receive, seat), home, patience)
 
 
 def _context_of(flight: Flight) -> Context:
@@ -316,9 +344,10 @@ class _Asyncio:
         return await _runtime.ASYNCIO.attempt(later)
 
     def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> Coroutine[Any, Any, object]:
-        handover = flight.board()
+        seat = _TaskSeat()
+        flight.board(seat)  # nothing is under way in it yet that could wait for us
         self.launch(flight, later, home)
-        return _wait(flight, handover, home, math.inf, _runtime.ASYNCIO)
+        return _wait(flight, seat, seat.arrival, home)
 
     def launch(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         import asyncio
@@ -336,7 +365,52 @@ class _Asyncio:
         task.add_done_callback(settle)
 
     async def join(self, flight: Flight, home: Home, patience: float = math.inf) -> bool | None:
-        return await _wait(flight, flight.board(), home, patience, _runtime.ASYNCIO)
+        seat = _TaskSeat()
+        if not flight.board(seat):
+            return False
+        return await _wait(flight, seat, seat.arrival, home, patience)
+
+
+class _TaskSeat:
+    """Where a task waits.
+
+    A `Handover` could serve, too. This one takes a third of its time, for it needs no lock: only the loop of the task changes
+    the future, and nobody asks whether what was given was received.
+    """
+
+    __slots__ = ("_landed", "_loop", "_thread")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._landed: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.get_ident()
+
+    def give(self) -> None:
+        """Tell that it has come; from any thread.
+
+        Raises:
+            RuntimeError: The loop is closed.
+        """
+        if threading.get_ident() == self._thread:
+            self._resolve()
+        else:  # the loop has to be woken, at the price of a system call
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    async def arrival(self, seconds: float) -> bool:
+        """Wait for it; False when time is up."""
+        if seconds == math.inf:
+            await self._landed
+            return True
+        import asyncio
+
+        done, _ = await asyncio.wait((self._landed,), timeout=seconds)
+        return bool(done)
+
+    def _resolve(self) -> None:
+        if not self._landed.done():
+            self._landed.set_result(None)
 
 
 async def _load(
@@ -379,16 +453,20 @@ def _too_long(flight: Flight) -> CallTimeoutError:
 
 
 async def _wait(
-    flight: Flight, handover: Handover | None, home: Home, patience: float, runtime: _runtime.Runtime
+    flight: Flight,
+    seat: Seat,
+    arrival: Callable[[float], Awaitable[bool]],
+    home: Home,
+    patience: float = math.inf,
 ) -> bool | None:
     """Wait for the landing, but no longer than the ambient deadline, the flight's own time and patience allow."""
-    if handover is None:
-        return False
     try:
-        now = clock.now()
         deadline = ambient.deadline.get()
+        if deadline is None and flight.due == patience == math.inf:
+            return await arrival(math.inf)
+        now = clock.now()
         until = min(math.inf if deadline is None else deadline, flight.due, now + patience)
-        if await runtime.receive(handover, until - now):
+        if await arrival(until - now):
             return True
         if until == flight.due:
             home.land(flight, Failure(_too_long(flight)))
@@ -398,7 +476,7 @@ async def _wait(
                 f"the deadline was over before somebody else's load of {flight.call.table.section.name} was"
             )
     finally:
-        flight.leave(handover)
+        flight.leave(seat)
     return None
 
 
@@ -410,7 +488,7 @@ def _forget_other_threads() -> None:
     """Repair the flights after a fork, where only the thread that forked lives on: nobody waits for its loads."""
     flight = _loading.get()
     while flight is not None:
-        flight._handovers, flight._waits_for = [], []
+        flight._seats, flight._waits_for = None, ()
         flight = flight._parent
     _lock.release()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from paintkit import _arguments, backoff
 from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success
+from paintkit.cache.keys import PLAIN
 from paintkit.cache.values import refuse_unfit
 from paintkit.machines.freshness import Freshness, Life, rounded
 
@@ -56,6 +58,12 @@ class Verdict:
         self.seconds = seconds
         self.weight = 0
 
+    @property
+    def contents(self) -> Any:
+        """What stands in the place of a value, if it is kept."""
+        outcome = self.outcome
+        return outcome.value if isinstance(outcome, Success) else outcome
+
 
 class Found(Verdict):
     """What becomes of a value that was found in a second level: it lives there for so many seconds more."""
@@ -98,7 +106,7 @@ class Keeping(Record):
     loader_timeout: float | None = None
     soft_timeout: float | None = None
 
-    @property
+    @functools.cached_property
     def apart(self) -> bool:
         """Whether even a blocking first caller waits for a load that somebody else makes."""
         return self.loader_timeout is not None or self.soft_timeout is not None
@@ -110,8 +118,11 @@ class Keeping(Record):
         """
         try:
             if isinstance(outcome, Success):
-                refuse_unfit(outcome.value)
-                return Verdict(outcome, self._timeout_of(outcome.value), seconds)
+                value = outcome.value
+                if value.__class__ not in PLAIN:
+                    refuse_unfit(value)
+                timeout = self.timeout
+                return Verdict(outcome, _chosen(timeout(value)) if callable(timeout) else timeout, seconds)
             if self.keeps(outcome.error):
                 return Verdict(KeptError(outcome.error), self.error_timeout, seconds)
         except Exception as error:  # noqa: BLE001 - the outcome is the value
@@ -122,25 +133,33 @@ class Keeping(Record):
         """Whether an error is an answer."""
         return self.errors is not None and bool(_arguments.settled("cache_errors", self.errors(error)))
 
-    def life_of(self, verdict: Verdict, now: float) -> tuple[Any, Life]:
-        """Return what to put in the place of a value, and how long it lives there."""
-        outcome, timeout = verdict.outcome, verdict.timeout
-        if isinstance(outcome, Success):
-            life = self.freshness.plan(now, timeout, verdict.seconds, _draw)
-            if life.span is not None and (callable(self.timeout) or isinstance(verdict, Found)):
-                life = life._replace(span=rounded(life.span))
-            return outcome.value, life
-        expires = now + (math.inf if timeout is None else timeout)
-        # It is never due, so that no wrapper returns it for a value.
-        return outcome, Life(-math.inf, expires, expires, timeout)
+    def life_of(self, verdict: Verdict) -> Life:
+        """Return how long what comes of a call lives."""
+        if not isinstance(verdict.outcome, Success):
+            expires = math.inf if verdict.timeout is None else verdict.timeout
+            # It is never due, so that no wrapper returns it for a value.
+            return Life(-math.inf, expires, expires, verdict.timeout)
+        if self._usual is not None and verdict.__class__ is not Found:
+            return self._usual
+        life = self.freshness.plan(verdict.timeout, verdict.seconds, _draw)
+        if (callable(self.timeout) or verdict.__class__ is Found) and life.span is not None:
+            life.span = rounded(life.span)
+        return life
 
-    def _timeout_of(self, value: object) -> float | None:
-        if not callable(self.timeout):
-            return self.timeout
-        chosen = _arguments.settled("timeout", self.timeout(value))
-        if chosen is None:
+    @functools.cached_property
+    def _usual(self) -> Life | None:
+        """The life of every value that is loaded, if all live alike."""
+        if callable(self.timeout) or not self.freshness.steady:
             return None
-        return _arguments.seconds("what timeout returns", chosen, zero=True, most=math.inf)
+        return self.freshness.plan(self.timeout, 0.0, _draw)
+
+
+def _chosen(timeout: object) -> float | None:
+    """Return the timeout that the user's function chose for a value, checked."""
+    chosen = _arguments.settled("timeout", timeout)
+    if chosen is None:
+        return None
+    return _arguments.seconds("what timeout returns", chosen, zero=True, most=math.inf)
 
 
 def _draw() -> float:

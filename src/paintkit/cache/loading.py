@@ -219,6 +219,11 @@ class Loader:
                     waiting = runtime.lead(mine, fetch, self.store)
                     if waiting is not None:
                         await waiting
+                    landing = mine.landing
+                    if (
+                        landing.__class__ is Success
+                    ):  # what follows says the same of most loads, at some length
+                        return landing.value
                     landing = self._arrive(mine, mine)
                 else:
                     landing = await self._fly(begun, mine, fetch, runtime)
@@ -229,7 +234,7 @@ class Loader:
                 if begun is mine:
                     raise landing.error
             finally:
-                if mine.adrift:
+                if mine.landing is None and mine.adrift:
                     self.store.land(mine, Abandoned(InterruptedError("the leader was interrupted")))
                 # The traceback of an error holds this frame, which must not hold the error.
                 del mine, begun, landing

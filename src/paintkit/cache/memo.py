@@ -68,7 +68,7 @@ class Memo:
     def find(self, call: Entry) -> tuple[Entry, Any] | None:
         """Return what a call was answered with, and under which labels."""
         answers = self._answers
-        return None if answers is None else answers.get((call.table, call.key))
+        return None if answers is None else answers.get(call.address)
 
     def note(self, call: Entry, value: Any, changes: int) -> None:
         """Remember an answer, unless the request has invalidated anything since it asked."""

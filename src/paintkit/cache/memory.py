@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paintkit.cache.entries import Entry
+from paintkit.cache.entries import NEVER, Entry
 from paintkit.machines.s3fifo import S3FIFO
 
 if TYPE_CHECKING:
@@ -108,9 +108,27 @@ class MemoryLevel:
         """
         if now >= self._soonest:
             self.sweep(now)
-        former = entry.table.get(entry.key)
+        table, key = entry.table, entry.key
+        former = table.get(key)
         if former is not None:
             self.remove(former, "replaced")
+        if self._count >= self.maxsize or self.weights is not None:
+            self._make_room(weight)
+        fingerprint = hash((table, key))
+        self._policy.admit(entry, fingerprint)
+        if self._causes:
+            self._causes.pop(fingerprint, None)
+        if self.weights is not None:
+            self.weights.take_in(entry, weight)
+        self._count += 1
+        if entry.labels or entry.identities or entry.names or key is not entry.subject:
+            self._index(entry)
+        if span is not None:
+            self._book(entry, span)
+        table.entries[key] = entry  # last: from here on it is served
+
+    def _make_room(self, weight: int) -> None:
+        """Let go of entries until one more of this weight has room."""
         weights = self.weights
         while self._count >= self.maxsize or (weights is not None and weights.lack_room(weight)):
             leaving, remembered = self._policy.evict()
@@ -118,12 +136,15 @@ class MemoryLevel:
                 self._note_cause(leaving, "evicted")
             self._unlink(leaving, "evicted")
             self.evictions += 1
-        fingerprint = entry.fingerprint()
-        self._policy.admit(entry, fingerprint)
-        self._causes.pop(fingerprint, None)
-        if weights is not None:
-            weights.take_in(entry, weight)
-        self._link(entry, span)
+
+    def _book(self, entry: Entry, span: float) -> None:
+        """Note when an entry leaves."""
+        queue = self._queues.get(span)
+        if queue is None:
+            queue = self._queues[span] = deque()
+        self._soonest = min(self._soonest, entry.leaves)
+        queue.append(entry)
+        self._queued += 1
 
     def remove(self, entry: Entry, cause: RemovalCause) -> None:
         """Let an entry go, if it is still in."""
@@ -133,9 +154,9 @@ class MemoryLevel:
                 self._note_cause(entry, "expired" if cause == "replaced" else cause)
             self._unlink(entry, cause)
 
-    def cause_of(self, entry: Entry) -> Cause:
+    def cause_of(self, address: tuple[Table, Hashable]) -> Cause:
         """Return why a call has no value: `never` also if that was too long ago to remember."""
-        fingerprint = entry.fingerprint()
+        fingerprint = hash(address)
         if self._policy.remembers(fingerprint):
             return "evicted"
         return self._causes.get(fingerprint, "never")
@@ -184,19 +205,6 @@ class MemoryLevel:
         varied = self._by_subject.get((table, subject), ())
         return list(varied) if entry is None else [entry, *varied]
 
-    def _link(self, entry: Entry, span: float | None) -> None:
-        self._count += 1
-        if _has_more_names(entry):
-            self._index(entry)
-        if span is not None:
-            queue = self._queues.get(span)
-            if queue is None:
-                queue = self._queues[span] = deque()
-            self._soonest = min(self._soonest, entry.leaves)
-            queue.append(entry)
-            self._queued += 1
-        entry.table.entries[entry.key] = entry  # last: from here on it is served
-
     def _index(self, entry: Entry) -> None:
         """Note an entry under all that it can be found by, beside its key."""
         for label in entry.labels:
@@ -220,15 +228,15 @@ class MemoryLevel:
         self._removals.note(entry, cause)
         if self.weights is not None:
             self.weights.let_go(entry)
-        table = entry.table
-        if table.get(entry.key) is entry:
-            del table.entries[entry.key]
+        table, key = entry.table, entry.key
+        if table.get(key) is entry:
+            del table.entries[key]
         table.section.counters.hits += entry.hits
         # In this order: a reader takes the value first and looks at the time afterwards.
-        entry.due = entry.expires = -math.inf
+        entry.due = entry.expires = NEVER
         self._waste.append(entry.value)
         entry.value = None
-        if _has_more_names(entry):
+        if entry.labels or entry.identities or entry.names or key is not entry.subject:
             self._unindex(entry)
         if self._queued > 2 * self._count + 64:
             self._compact()
@@ -244,11 +252,6 @@ class MemoryLevel:
         for span, queue in self._queues.items():
             self._queues[span] = deque(entry for entry in queue if entry.queue is not None)
         self._queued = sum(map(len, self._queues.values()))
-
-
-def _has_more_names(entry: Entry) -> bool:
-    """Whether an entry can be found by more than its key: most cannot, and looking into books in vain takes time."""
-    return bool(entry.labels or entry.identities or entry.names or entry.key is not entry.subject)
 
 
 def _discard(index: dict[Any, set[Entry]], names: Iterable[Hashable], entry: Entry) -> None:

@@ -47,7 +47,7 @@ class Oracle:
     def admit(self, entry: Entry, fingerprint: Hashable) -> None:  # noqa: ARG002 - the protocol's signature
         """Take in an entry that was never in before."""
         self._replay()
-        place = (entry.table, entry.key)
+        place = entry.address
         self._cache[place] = None
         entry.queue = self._inside
         self._entries[place] = entry
@@ -56,7 +56,7 @@ class Oracle:
         """Let an entry go that somebody else has no more use for; one that is not in is left alone."""
         if entry.queue is not None:
             self._replay()
-            place = (entry.table, entry.key)
+            place = entry.address
             self._cache.pop(place, None)
             self._drop(place)
 
@@ -87,7 +87,7 @@ class Oracle:
         while self._hits:
             entry = self._hits.popleft()
             if entry.queue is not None:
-                self._cache.get((entry.table, entry.key))
+                self._cache.get(entry.address)
 
 
 def oracle(make: object, maxsize: int) -> Oracle:

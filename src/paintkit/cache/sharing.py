@@ -184,15 +184,14 @@ class Shared:
         if isinstance(verdict.outcome, Success) and verdict.timeout != 0.0:
             if sight.version is None:
                 return False
-            now = clock.now()
-            value, life = call.table.section.keeping.life_of(verdict, now)
+            life = call.table.section.keeping.life_of(verdict)
             version = _shared(call).version = await port.fill(
                 _place_of(call),
                 self._codec,
                 sight,
-                value,
-                fresh=life.expires - now,
-                left=life.leaves - now,
+                verdict.contents,
+                fresh=life.expires,
+                left=life.leaves,
                 seconds=verdict.seconds,
                 tell=tell,
             )

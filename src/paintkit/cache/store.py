@@ -139,15 +139,19 @@ class Store:
         call = flight.call
         now = flight.started
         entry = call.table.get(call.key)
-        other = self._flights.get((call.table, call.key))
+        other = self._flights.get(flight.address)
         if other is not None and (other.stranded or other.due <= now):
             self._give_up(other, now)
             other = None
-        if entry is not None and flight.trusts(entry) and self._may_serve(entry, flight, other, now):
+        if entry is None:
+            cause = self.level.cause_of(flight.address)
+        elif flight.trusts(entry) and self._may_serve(entry, flight, other, now):
             self.level.touch(entry)
             return entry.answer()
+        else:
+            cause = _blemish(entry, now)
         counters = call.table.section.counters
-        counters.count_miss(self.level.cause_of(call) if entry is None else _blemish(entry, now))
+        counters.count_miss(cause)
         if other is not None:
             counters.joined += 1
             return other
@@ -173,11 +177,11 @@ class Store:
 
     def _register(self, flight: Flight) -> None:
         flight.registered = True
-        self._flights[flight.call.table, flight.call.key] = flight
+        self._flights[flight.address] = flight
 
     def _give_up(self, flight: Flight, now: float) -> None:
         """Let go of a flight that cannot land any more, or not in time."""
-        del self._flights[flight.call.table, flight.call.key]
+        del self._flights[flight.address]
         if flight.landing is None and not flight.closed and flight.due <= now:
             flight.closed = True
             flight.count(flight.call.table.section.counters, now - flight.started, failed=True)
@@ -191,8 +195,9 @@ class Store:
         verdict = section.keeping.judge(outcome, seconds)
         if self.guard is not None and isinstance(verdict.outcome, Success):
             self.guard.note(verdict.outcome.value, section.name)
-        weights = self.level.weights
-        return verdict if weights is None else weights.judge(verdict, section.name)
+        if self.level.weights is not None:
+            return self.level.weights.judge(verdict, section.name)
+        return verdict
 
     def note_stale(self, call: Entry) -> None:
         """Count a call that was answered with an old value because no new one came."""
@@ -206,7 +211,7 @@ class Store:
 
     def _cause_of(self, call: Entry) -> Cause:
         entry = call.table.get(call.key)
-        return self.level.cause_of(call) if entry is None else _blemish(entry, clock.now())
+        return self.level.cause_of(call.address) if entry is None else _blemish(entry, clock.now())
 
     def note_load(self, call: Entry, seconds: float, *, failed: bool) -> None:
         """Count a load outside the flights."""
@@ -223,9 +228,11 @@ class Store:
         """
         now = clock.now()
         call = flight.call
+        section = call.table.section
+        seconds = now - flight.started
         verdict = None
         if not isinstance(landing, Abandoned):
-            verdict = flight.verdict or self.judge(call, landing, now - flight.started)
+            verdict = flight.verdict or self.judge(call, landing, seconds)
             landing = verdict.outcome
         try:
             with self.lock:
@@ -233,14 +240,9 @@ class Store:
                     return  # it took too long, and nobody waits for it any more
                 flight.closed = True
                 if counts:
-                    flight.count(
-                        call.table.section.counters,
-                        now - flight.started,
-                        failed=isinstance(landing, Failure),
-                    )
-                place = (call.table, call.key)
-                if self._flights.get(place) is flight:
-                    del self._flights[place]
+                    flight.count(section.counters, seconds, failed=isinstance(landing, Failure))
+                if self._flights.get(flight.address) is flight:
+                    del self._flights[flight.address]
                     if verdict is not None:
                         self._take_in(call, verdict, now)
                 _waste = self.level.take_waste()
@@ -262,8 +264,8 @@ class Store:
             return
         keeping = call.table.section.keeping
         if verdict.timeout != 0.0:
-            value, life = keeping.life_of(verdict, now)
-            call.fill(value, now, life)
+            life = keeping.life_of(verdict)
+            call.fill(verdict.contents, now, life)
             self.level.add(call, now, life.span, verdict.weight)
             return
         former = call.table.get(call.key)
@@ -281,7 +283,7 @@ class Store:
         with self.lock:
             if not self._ledger.noted_since(since, marks_of(call)):
                 # A load that is under way may have read less than this one did: it must not replace this value.
-                self._flights.pop((call.table, call.key), None)
+                self._flights.pop(call.address, None)
                 self._take_in(call, verdict, now)
             _waste = self.level.take_waste()
         self._afterwards()
@@ -425,7 +427,7 @@ class Store:
             return (
                 call.table.get(call.key),
                 self._cause_of(call),
-                (call.table, call.key) in self._flights,
+                call.address in self._flights,
             )
 
     def sweep(self) -> list[Entry]:

@@ -15,7 +15,7 @@ those that leave the main queue all lost somewhere by more than they won.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 __all__ = ["S3FIFO", "Node"]
@@ -96,13 +96,15 @@ N = TypeVar("N", bound=Node)
 class S3FIFO(Generic[N]):
     """The policy over nodes of one kind. How many there may be is up to who drives it."""
 
-    __slots__ = ("_count", "_ghosts", "_main", "_small")
+    __slots__ = ("_count", "_ghosts", "_main", "_small", "remembers")
 
     def __init__(self) -> None:
         self._small = Queue()
         self._main = Queue()
         self._count = 0
         self._ghosts: OrderedDict[Hashable, None] = OrderedDict()
+        #: Whether a node of this fingerprint left as a newcomer, not long ago.
+        self.remembers: Callable[[Hashable], bool] = self._ghosts.__contains__
 
     def __len__(self) -> int:
         return self._count
@@ -124,10 +126,6 @@ class S3FIFO(Generic[N]):
             node.queue.remove(node)
             self._count -= 1
 
-    def remembers(self, fingerprint: Hashable) -> bool:
-        """Whether a node of this fingerprint left as a newcomer, not long ago."""
-        return fingerprint in self._ghosts
-
     def evict(self) -> tuple[N, bool]:
         """Let the node go that is the least likely to be used again; return it, and whether it is remembered.
 
@@ -136,32 +134,22 @@ class S3FIFO(Generic[N]):
         """
         if not self._count:
             raise LookupError("nothing is in")
+        small, main = self._small, self._main
         while True:
-            crowded = self._small.length >= (self._count // _SMALL_PART or 1)
-            young = crowded or not self._main.length
-            node = self._judge_newcomer() if young else self._judge_resident()
-            if node is not None:
-                self._count -= 1
-                return node, young
+            young = small.length >= (self._count // _SMALL_PART or 1) or not main.length
+            node: N = (small if young else main).pop()  # type: ignore[assignment]  # only `admit` fills the queues
+            if node.hits <= node.spent:
+                break
+            node.spend(node.uses if young else 1)
+            main.push(node)
+        if young:
+            self._remember(node)
+        self._count -= 1
+        return node, young
 
-    def _judge_newcomer(self) -> N | None:
-        """Judge the head of the small queue; return it if it leaves."""
-        node: N = self._small.pop()  # type: ignore[assignment]  # only `admit` fills the queues
-        if node.hits > node.spent:
-            node.spent = node.hits
-            self._main.push(node)
-            return None
+    def _remember(self, node: N) -> None:
+        """Remember a newcomer that leaves, and forget whom it is too long ago."""
         ghosts = self._ghosts
         ghosts[node.fingerprint()] = None
         while len(ghosts) > self._count:
             ghosts.popitem(last=False)
-        return node
-
-    def _judge_resident(self) -> N | None:
-        """Judge the head of the main queue; return it if it leaves."""
-        node: N = self._main.pop()  # type: ignore[assignment]  # only `admit` fills the queues
-        if node.hits > node.spent:
-            node.spend(1)
-            self._main.push(node)
-            return None
-        return node
