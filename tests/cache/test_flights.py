@@ -484,20 +484,20 @@ def test_waiting_obeys_the_virtual_clock(cache):
         assert "loaded" == leader.result()
 
 
-@pytest.mark.parametrize("where", ["begin", "lead"])
-def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, monkeypatch):
+@pytest.mark.parametrize(("where", "apart"), [("begin", {"loader_timeout": 5.0}), ("depart", {}), ("lead", {})])
+def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, apart, monkeypatch):
     """A `KeyboardInterrupt` between taking the lead and loading leaves no flight that others would wait for."""
-    load = cache.cache_result()(lambda: "loaded")
+    load = cache.cache_result(**apart)(lambda: "loaded")
+    begins = getattr(cache._store, where, None)
 
     def interrupted(*args):
-        if where == "begin":
-            begin(*args)
+        if begins is not None:
+            begins(*args)
         raise KeyboardInterrupt
 
-    begin = cache._store.begin
     with monkeypatch.context() as patch:
-        if where == "begin":
-            patch.setattr(cache._store, "begin", interrupted)
+        if begins is not None:
+            patch.setattr(cache._store, where, interrupted)
         else:
             patch.setattr(type(BLOCKING), "lead", interrupted)
         with pytest.raises(KeyboardInterrupt):

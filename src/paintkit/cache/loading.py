@@ -89,6 +89,8 @@ class Loader:
         self._make_key = make_key
         self._pick = pick
         self._method = method
+        # Whether even a blocking first caller does more than to load.
+        self._apart = section.shared is not None or section.keeping.apart
         self._new_entry: type[Entry] = Entry
         self._new_flight: type[Flight] = Flight
         if section.shared is not None:
@@ -123,8 +125,36 @@ class Loader:
         if memo is not None:
             return self.handed_out(drive(self._recall(memo, call, later, label, BLOCKING)))
         served = self.look(call)
-        value = served.unwrap() if served is not None else drive(self._get(call, later, label, BLOCKING))
-        return self.handed_out(value)
+        if served is not None:
+            return self.handed_out(served.unwrap())
+        self.complete(call, later, label)
+        if self._apart or ambient.unit_of_work.get() is not None:
+            return self.handed_out(drive(self._get(call, later, BLOCKING)))
+        return self.handed_out(self._lead(call, later))
+
+    def _lead(self, call: Entry, later: functools.partial[Any]) -> Any:
+        """Return what `_get` does where most misses go: nothing is known of the call, and its caller loads.
+
+        Without a coroutine, and without looking for what could help out, a miss takes an eighth less.
+        """
+        mine = Flight(call)
+        landing: Landing | None = None
+        try:
+            if not self.store.depart(mine):
+                return drive(self._get(call, later, BLOCKING))
+            BLOCKING.lead(mine, later, self.store)
+            landing = mine.landing
+            if isinstance(landing, Success):
+                return landing.value
+            landing = mine.landed()
+            if isinstance(landing, Abandoned):
+                raise landing.error
+            return landing.unwrap()
+        finally:
+            if mine.landing is None:
+                self._ground(mine)
+            # The traceback of an error holds this frame, which must not hold the error.
+            del mine, landing
 
     async def amiss(self, later: functools.partial[Any], label: str | None = None) -> Any:
         """Return the value of a call that the wrapper did not find, in asyncio."""
@@ -133,8 +163,10 @@ class Loader:
         if memo is not None:
             return self.handed_out(await self._recall(memo, call, later, label, ASYNCIO))
         served = self.look(call)
-        value = served.unwrap() if served is not None else await self._get(call, later, label, ASYNCIO)
-        return self.handed_out(value)
+        if served is not None:
+            return self.handed_out(served.unwrap())
+        self.complete(call, later, label)
+        return self.handed_out(await self._get(call, later, ASYNCIO))
 
     def handed_out(self, value: Any) -> Any:
         """Return a value as a caller gets it."""
@@ -179,7 +211,7 @@ class Loader:
         self.complete(call, later, label)
         with unremembered():
             served = self.look(call)
-            value = served.unwrap() if served is not None else await self._get(call, later, label, runtime)
+            value = served.unwrap() if served is not None else await self._get(call, later, runtime)
         self.remember(memo, call, value, changes, everybodys=served is not None)
         return value
 
@@ -197,10 +229,7 @@ class Loader:
         if everybodys or unit is None or not (unit.wrote or self.store.is_dirty(call, unit)):
             memo.note(call, value, changes)
 
-    async def _get(
-        self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
-    ) -> Any:
-        self.complete(call, later, label)
+    async def _get(self, call: Entry, later: functools.partial[Any], runtime: Runtime) -> Any:
         unit = ambient.unit_of_work.get()
         if unit is not None:
             self.store.note_miss(call)
@@ -234,10 +263,15 @@ class Loader:
                 if begun is mine:
                     raise landing.error
             finally:
-                if mine.landing is None and mine.adrift:
-                    self.store.land(mine, Abandoned(InterruptedError("the leader was interrupted")))
+                if mine.landing is None:
+                    self._ground(mine)
                 # The traceback of an error holds this frame, which must not hold the error.
                 del mine, begun, landing
+
+    def _ground(self, flight: Flight) -> None:
+        """Let nobody wait for a flight whose leader was interrupted on the way to the load."""
+        if flight.adrift:
+            self.store.land(flight, Abandoned(InterruptedError("the leader was interrupted")))
 
     async def _fly(
         self,
