@@ -484,7 +484,9 @@ def test_waiting_obeys_the_virtual_clock(cache):
         assert "loaded" == leader.result()
 
 
-@pytest.mark.parametrize(("where", "apart"), [("begin", {"loader_timeout": 5.0}), ("depart", {}), ("lead", {})])
+@pytest.mark.parametrize(
+    ("where", "apart"), [("begin", {"loader_timeout": 5.0}), ("depart", {}), ("lead", {})]
+)
 def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, apart, monkeypatch):
     """A `KeyboardInterrupt` between taking the lead and loading leaves no flight that others would wait for."""
     load = cache.cache_result(**apart)(lambda: "loaded")

@@ -144,9 +144,10 @@ class Flight:
                 self._traceback = landing.error.__traceback__
             seats, self._seats = self._seats, None
         for seat in seats or ():
-            # The loop of a waiter may be closed: nobody is there any more.
-            with contextlib.suppress(RuntimeError):
+            try:  # noqa: SIM105 - to enter `suppress` takes as long as all the rest
                 seat.give()
+            except RuntimeError:  # the loop of a waiter is closed: nobody is there any more
+                pass
 
     def board(self, seat: Seat) -> bool:
         """Wait for the landing in a seat; False if that wait could never end."""
@@ -344,31 +345,48 @@ class _Asyncio:
         return await _runtime.ASYNCIO.attempt(later)
 
     def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> Coroutine[Any, Any, object]:
-        seat = _TaskSeat()
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        seat = _TaskSeat(loop)
         flight.board(seat)  # nothing is under way in it yet that could wait for us
-        self.launch(flight, later, home)
+        self._launch(flight, later, home, loop)
         return _wait(flight, seat, seat.arrival, home)
 
     def launch(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         import asyncio
 
+        self._launch(flight, later, home, asyncio.get_running_loop())
+
+    def _launch(
+        self, flight: Flight, later: Callable[[], Any], home: Home, loop: asyncio.AbstractEventLoop
+    ) -> None:
         def settle(task: asyncio.Task[None]) -> None:
             home.tasks.discard(task)
             if flight.landing is None:
-                error = asyncio.CancelledError() if task.cancelled() else task.exception()
-                home.land(flight, Abandoned(error or RuntimeError("the load ended without an outcome")))
+                home.land(flight, Abandoned(_end_of(task)))
 
-        loop = asyncio.get_running_loop()
         task = loop.create_task(_load(flight, later, home, settle), context=_context_of(flight))
         flight.depart(loop, task)
         home.tasks.add(task)
         task.add_done_callback(settle)
 
     async def join(self, flight: Flight, home: Home, patience: float = math.inf) -> bool | None:
-        seat = _TaskSeat()
+        import asyncio
+
+        seat = _TaskSeat(asyncio.get_running_loop())
         if not flight.board(seat):
             return False
         return await _wait(flight, seat, seat.arrival, home, patience)
+
+
+def _end_of(task: asyncio.Task[None]) -> BaseException:
+    """Return how a task ended that did not land its flight."""
+    if task.cancelled():
+        import asyncio
+
+        return asyncio.CancelledError()
+    return task.exception() or RuntimeError("the load ended without an outcome")
 
 
 class _TaskSeat:
@@ -380,11 +398,9 @@ class _TaskSeat:
 
     __slots__ = ("_landed", "_loop", "_thread")
 
-    def __init__(self) -> None:
-        import asyncio
-
-        self._loop = asyncio.get_running_loop()
-        self._landed: asyncio.Future[None] = self._loop.create_future()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._landed: asyncio.Future[None] = loop.create_future()
         self._thread = threading.get_ident()
 
     def give(self) -> None:
