@@ -88,6 +88,14 @@ def test_without_jitter_a_life_is_exact() -> None:
     assert (math.inf, math.inf, math.inf, None) == spans(for_ever)
 
 
+def test_chance_has_its_part_in_the_shortest_life() -> None:
+    """A fraction of a second is shortened, and renewed early, as a day is; what was over before it came stays so."""
+    assert 0.25 == Freshness(jitter=1.0).plan(0.5, 1.0, lambda: 0.5).expires
+    assert 0.25 == Freshness(early=0.5).plan(0.5, 9.0, lambda: 0.5).due
+    for freshness in (Freshness(jitter=1.0), Freshness(early=1.0)):
+        assert (-2.0, -2.0, -2.0, -2.0) == spans(freshness.plan(-2.0, 1.0, lambda: 0.5))
+
+
 @pytest.mark.parametrize(
     ("freshness", "steady"),
     [
