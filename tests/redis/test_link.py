@@ -275,6 +275,30 @@ def test_a_token_that_was_evicted_invalidates(shops, client):
     assert shop.fill(early, 2) is None
 
 
+def test_a_token_that_is_gone_refuses_a_fill(shops, client):
+    """T28: it is one answer more of the server, not an error that would open the circuit."""
+    shop = shops().linked()
+    early = shop.look()
+    client.delete(Names("paintkit", "shop").token("f:shop.price"))
+    assert shop.fill(early, 1) is None
+    assert (shop.level.stats()["refused"], shop.level.stats()["errors"]) == (1, 0)
+
+
+def test_an_invalidation_reaches_all_although_memory_is_full(shops, client):
+    """P2: a server that may store nothing more still hears what is no longer true; new values stay out of it."""
+    shop, other = shops().linked(), shops().linked()
+    shop.fill(shop.look(), 1)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+
+    other.drop(PLACE, "f:shop.price")
+
+    until(lambda: shop.ears.heard == [PLACE.key, "f:shop.price"])
+    assert other.level.stats()["errors"] == 0
+    assert shop.look().value is None
+    assert shop.fill(shop.look(), 2) is None
+
+
 def test_a_load_that_takes_too_long_fills_nothing(shops):
     """T24: who loads longer than allowed stores nothing, and takes nothing from those who came later."""
     shop = shops(longest_load=0.05)

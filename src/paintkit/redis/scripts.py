@@ -74,7 +74,11 @@ local version = redis.pcall('GETRANGE', KEYS[1], 0, 19)
 if version ~= ARGV[1] then
     return 0
 end
-if table.concat(redis.call('MGET', unpack(KEYS, 4))) ~= ARGV[2] then
+local tokens = redis.call('MGET', unpack(KEYS, 4))
+for i = 1, #tokens do
+    tokens[i] = tokens[i] or ''
+end
+if table.concat(tokens) ~= ARGV[2] then
     return 0
 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
@@ -90,10 +94,12 @@ return 1
 
 # KEYS: the stream, its number, the places, the tokens. ARGV: how many places; a tombstone; for how long it stands (ms); a new
 # token; for how long (ms); what to tell and how: changes, mode, sender, length of the stream.
+# A server whose memory is full allows the PEXPIRE, and a script that has begun to write it lets go on.
 DROP = Script(
     _TELL
     + """
 local places = tonumber(ARGV[1])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
 for i = 3, #KEYS do
     if i - 2 <= places then
         redis.call('SET', KEYS[i], ARGV[2], 'PX', ARGV[3])
