@@ -5,6 +5,7 @@ It connects late, begins anew after a fork, ends when it is dropped, and keeps w
 
 import asyncio
 import gc
+import logging
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ import redis
 from paintkit import CacheManager, clock
 from paintkit._runtime import Success, drive
 from paintkit.cache.levels import Place
+from paintkit.machines.breaker import CircuitState
 from paintkit.redis import RedisLevel
 from paintkit.redis.kept import Change, Kept
 from paintkit.redis.names import ALL, Names
@@ -265,6 +267,38 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [("redis://nobody:wrong@127.0.0.1:{}/0", "password"), ("redis://127.0.0.1:{}/99", "DB index")],
+    ids=["password", "database"],
+)
+def test_why_redis_is_not_to_be_had_is_told_once(shops, own_redis, caplog, wrong, why):
+    """A server that refuses us does not answer either, and it knows the reason."""
+    with caplog.at_level(logging.DEBUG, "paintkit.redis"):
+        shops(wrong.format(own_redis.port)).look()
+
+        def told():
+            return [record for record in caplog.records if "waits for Redis" in record.message]
+
+        until(lambda: len(told()) > 2)
+    assert why in told()[0].message
+    assert [record.levelno for record in told()[:3]] == [logging.WARNING, logging.DEBUG, logging.DEBUG]
+
+
+def test_that_redis_is_away_is_told_once(shops, own_redis, caplog):
+    """However long it is, and however often somebody tries."""
+    shop = shops()
+    own_redis.kill()
+    for _ in range(3):
+        shop.look()
+    until(lambda: shop.level._breaker.state is CircuitState.HALF_OPEN)
+    shop.look()
+    assert shop.level._breaker.state is CircuitState.OPEN
+    assert [record.message for record in caplog.records if "does not answer" in record.message] == [
+        "Redis does not answer: caches serve from memory, and keep what they invalidate for later"
+    ]
+
+
 def test_a_token_that_was_evicted_invalidates(shops, client):
     """T28: what was filled under it is a miss, and so is what is filled late."""
     shop = shops().linked()
@@ -297,6 +331,23 @@ def test_an_invalidation_reaches_all_although_memory_is_full(shops, client):
     assert other.level.stats()["errors"] == 0
     assert shop.look().value is None
     assert shop.fill(shop.look(), 2) is None
+
+
+def test_what_is_kept_bars_the_way(shops):
+    """P4: what the server has not been told yet it would show."""
+    shop = shops().linked()
+    shop.fill(shop.look(), 1)
+    assert isinstance(shop.look().value, Success)
+    shop.member.kept.keep([Change("p", PLACE.key)])
+    assert shop.look().value is None
+
+
+def test_what_was_loaded_before_what_is_kept_fills_nothing(shops):
+    """P4: nor may it stand there until the server is told."""
+    shop = shops().linked()
+    seen = shop.look()
+    shop.member.kept.keep([Change("p", PLACE.key)])
+    assert shop.fill(seen, 1) is None
 
 
 def test_a_load_that_takes_too_long_fills_nothing(shops):

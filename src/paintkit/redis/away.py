@@ -69,11 +69,16 @@ def keep_on(who: str, session: Callable[[], object], *, stop: Event, connected: 
         connected: Set by the session when it has arrived; cleared here when it has ended.
     """
     pause = _SHORTEST_PAUSE
+    told = False
     while not stop.is_set():
         try:
             session()
         except AWAY as error:
-            _LOG.debug("%s waits for Redis: %s", who, error)
+            # A connection that is lost may be back at once. Who gets none is told why, for it may be the password: once.
+            failed = not (connected.is_set() or stop.is_set())
+            level = logging.WARNING if failed and not told else logging.DEBUG
+            _LOG.log(level, "%s waits for Redis: %s", who, error)
+            told = failed
         except Exception:  # noqa: BLE001 - see below
             # Neither may a fault of ours, or of whom we call, silence a thread for ever.
             if not stop.is_set():

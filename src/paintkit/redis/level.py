@@ -245,8 +245,8 @@ class RedisLevel:
 _COUNTED = ("looks", "hits", "fills", "refused", "drops", "errors", "bytes_read", "bytes_written")
 
 
-def _note(_before: CircuitState, after: CircuitState) -> None:
-    if after is CircuitState.OPEN:
+def _note(before: CircuitState, after: CircuitState) -> None:
+    if after is CircuitState.OPEN and before is CircuitState.CLOSED:  # not again with every probe
         _LOG.warning(
             "Redis does not answer: caches serve from memory, and keep what they invalidate for later"
         )

@@ -240,4 +240,4 @@ class LevelPort:
         """Count that the server was not reached."""
         self._counts.add("errors")
         if not isinstance(error, RejectedError):
-            _LOG.debug("Redis was not reached: %r", error)
+            _LOG.debug("Redis was not reached: %s", error)
