@@ -23,10 +23,17 @@ EVERY = [RedisBreakerState, RedisLevel, RedisLimits, RedisStreams]
         ("redis://localhost/0?db=paints", "'db'"),
         ("redis://localhost/0?no_such_option=1", "'no_such_option'"),
         ("rediss://localhost?ssl_cert_reqs=perhaps", "perhaps"),
+        ("redis://localhost?socket_timeout=60", "'socket_timeout' is not for the URL to set"),
+        ("redis://localhost?socket_connect_timeout=60", "'socket_connect_timeout' is not for the URL to set"),
+        ("redis://localhost?db=1&protocol=3", "'protocol' is not for the URL to set"),
+        ("redis://localhost?decode_responses=False", "'decode_responses' is not for the URL to set"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_with_its_fault(kind, url, fault):
-    """Otherwise an unknown option would fail every call, and a database that is no number would be number 0."""
+    """Otherwise an unknown option would fail every call, and a database that is no number would be number 0.
+
+    An option that paintkit sets itself would be another than it says.
+    """
     with pytest.raises(ValueError, match=r"^url must be like 'redis://localhost:6379/0', not ") as raised:
         kind(url)
 

@@ -1,19 +1,21 @@
 """The address of a server, looked at when it is given.
 
 redis-py looks when it connects: an unknown option would fail every call, and a database that is no number would silently be
-number 0.
+number 0. An option that is ours to set would silently be another: `timeout` would bound nothing, or words not be understood.
 """
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import redis
 
 from paintkit import _arguments
 
 __all__ = ["checked"]
+
+_OURS = ("socket_timeout", "socket_connect_timeout", "protocol", "decode_responses")
 
 
 def checked(url: object) -> str:
@@ -44,6 +46,9 @@ def _fault(url: str) -> str | None:
     except (TypeError, ValueError, redis.RedisError) as error:
         return str(error)
     parts = urlsplit(url)
+    for option in _OURS:
+        if option in parse_qs(parts.query):
+            return f"{option!r} is not for the URL to set"
     numbered = parts.scheme == "unix" or re.fullmatch(r"(/[0-9]*)?", parts.path)
     return None if numbered else "its database is no number"
 
