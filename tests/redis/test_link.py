@@ -22,7 +22,9 @@ from paintkit._runtime import Success, drive
 from paintkit.cache.levels import Place
 from paintkit.machines.breaker import CircuitState
 from paintkit.redis import RedisLevel
+from paintkit.redis.feeds import StreamFeed
 from paintkit.redis.kept import Change, Kept
+from paintkit.redis.member import Member
 from paintkit.redis.names import ALL, Names
 from tests import services
 from tests.redis.conftest import until
@@ -315,6 +317,27 @@ def test_an_invalidation_reaches_all_although_memory_is_full(shops, client):
     assert other.level.stats()["errors"] == 0
     assert shop.look().value is None
     assert shop.fill(shop.look(), 2) is None
+
+
+def test_trust_begins_before_the_word(shops, monkeypatch):
+    """P2: what is said while the link takes word in is not in it, so a copy's `lag` counts from before it asked."""
+    began, vouched = [], []
+    hear, vouch = StreamFeed.hear, Member.vouch
+
+    def noted_hear(self, *what):
+        began.append(clock.now())
+        return hear(self, *what)
+
+    def noted_vouch(self, heard, lag):
+        vouched.append((heard, len(began)))
+        vouch(self, heard, lag)
+
+    monkeypatch.setattr(StreamFeed, "hear", noted_hear)
+    monkeypatch.setattr(Member, "vouch", noted_vouch)
+    shops().linked()
+    until(lambda: len(vouched) > 3)
+    assert vouched[0][1] == 0  # that of the greeting
+    assert all(heard <= began[number - 1] for heard, number in vouched[1:])
 
 
 def test_what_is_kept_bars_the_way(shops):
