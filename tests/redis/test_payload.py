@@ -205,6 +205,15 @@ def test_a_changed_class_is_a_miss_not_a_crash():
     assert typed(returning(again)).decode(payload) == again(1)
 
 
+def test_what_an_annotation_notes_for_people_is_no_part_of_it():
+    """Each process has objects of its own in there, and all of them have to read what one has written."""
+
+    def noted():
+        return returning(Annotated[int, msgspec.Meta(ge=0, title="a price", extra={"by": Opaque()})])
+
+    assert typed(noted()).decode(typed(noted()).encode(3)) == 3
+
+
 @pytest.mark.parametrize(
     ("annotation", "why"),
     [

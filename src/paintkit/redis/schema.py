@@ -53,8 +53,8 @@ def _parts(info: inspect.Type) -> list[inspect.Type]:
 
 
 def _described(part: msgspec.Struct) -> list[str]:
-    # A default is no part of the shape, and may be any object.
-    return [name for name in part.__struct_fields__ if not name.startswith("default")]
+    # Defaults and notes are no part of the shape, and may be any object: one that another process writes in another way.
+    return [name for name in part.__struct_fields__ if not name.startswith(("default", "extra"))]
 
 
 def _text(part: object, around: set[object]) -> str:
