@@ -3,6 +3,7 @@
 Every law has a planted fault on which its scenario fails, so that it is known to look.
 """
 
+import functools
 import os
 import signal
 import statistics
@@ -197,10 +198,11 @@ class _cut_off:
         self._network.close()
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "channel"])
 @pytest.mark.parametrize("scenario", LAWS, ids=lambda law: law.__name__)
-def test_what_was_invalidated_is_not_served(start, own_redis, truth, scenario):
-    """Whatever fails."""
-    assert scenario(start, own_redis, truth) == 1
+def test_what_was_invalidated_is_not_served(start, own_redis, truth, scenario, stream):
+    """Whatever fails, and whether or not messages are kept."""
+    assert scenario(functools.partial(start, stream=stream), own_redis, truth) == 1
 
 
 @pytest.mark.parametrize("scenario", LAWS, ids=lambda law: law.__name__)

@@ -319,6 +319,16 @@ def test_an_invalidation_reaches_all_although_memory_is_full(shops, client):
     assert shop.fill(shop.look(), 2) is None
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_speaks_in_another_way_is_missed_and_noticed(shops, stream):
+    """All processes must agree about the stream; if they do not, copies are verified each time, and none is stale."""
+    shop, other = shops(stream=stream).linked(), shops(stream=not stream).linked()
+    gaps = shop.ears.gaps
+    other.drop(PLACE)
+    until(lambda: shop.ears.gaps > gaps)
+    assert shop.ears.heard == []
+
+
 def test_trust_begins_before_the_word(shops, monkeypatch):
     """P2: what is said while the link takes word in is not in it, so a copy's `lag` counts from before it asked."""
     began, vouched = [], []
