@@ -15,6 +15,7 @@ from pathlib import Path
 
 from paintkit import CacheManager
 from paintkit.redis import RedisLevel, link, member, scripts
+from paintkit.redis.commands import Commands
 from paintkit.redis.kept import Kept
 from paintkit.redis.wire import Script
 
@@ -98,7 +99,7 @@ class Paints:
         return {"value": value, "began": began, "ended": time.monotonic(), "loads": self.loads - before}
 
     def put(self, name, value, by="call"):
-        """Change the truth and invalidate: the call, its tag, or everything."""
+        """Change the truth, and invalidate the call, its tag, its function or everything, or put the new value in its place."""
         path = self.folder / name
         draft = path.with_suffix(".draft")
         draft.write_text(str(value))
@@ -108,6 +109,10 @@ class Paints:
             self.paint.invalidate(name)
         elif by == "tag":
             self.cache.invalidate(f"paint:{name}")
+        elif by == "function":
+            self.cache.invalidate(self.paint)
+        elif by == "value":
+            self.paint.put(value, name)
         else:
             self.cache.invalidate()
         return {"value": value, "began": began, "ended": time.monotonic()}
@@ -200,6 +205,12 @@ def _forgetful(monkey):
     monkey(Kept, "keep", lambda self, changes: None)
 
 
+def _untold(monkey):
+    """A level that tells nobody of a value that takes the place of another."""
+    right = Commands.fill
+    monkey(Commands, "fill", lambda self, *what, tell: right(self, *what, tell=False))
+
+
 FAULTS = {
     "": lambda monkey: None,
     "gaps go unnoticed": _no_gaps,
@@ -209,6 +220,7 @@ FAULTS = {
     "nobody hears or misses anything": _unaware,
     "nobody hears anything, and trust has no end": _trusting,
     "nothing is kept": _forgetful,
+    "nobody is told what is put": _untold,
 }
 
 
