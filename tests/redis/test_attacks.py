@@ -232,6 +232,7 @@ PAYLOADS = {
     ),
     "no payload": (lambda schema: b"", "schema"),
     "another schema": (lambda schema: b"12345678" + msgspec.msgpack.encode([[]]), "schema"),
+    "an extension": (lambda schema: schema + b"\x91\x91\xc7\x01\x05a", "undecodable"),
     "more behind it": (lambda schema: schema + msgspec.msgpack.encode([[]]) * 2, "undecodable"),
 }
 

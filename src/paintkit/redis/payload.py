@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect as python
 import pickle
 import typing
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 from msgspec import inspect
@@ -80,11 +80,18 @@ class _Typed:
     def __init__(self, promised: Any, info: inspect.Type) -> None:
         # MessagePack knows moments only in UTC; text keeps the offset.
         if schema.holds(info, inspect.DateTimeType):
-            wire: Any = msgspec.json
+            encoder: Any = msgspec.json.Encoder()
+            decoder: Any = msgspec.json.Decoder(promised)
         else:
-            wire = msgspec.msgpack
-        self.encode = wire.Encoder().encode
-        self.decode = wire.Decoder(promised).decode
+            encoder = msgspec.msgpack.Encoder()
+            decoder = msgspec.msgpack.Decoder(promised, ext_hook=_refuse)
+        self.encode, self.decode = encoder.encode, decoder.decode
+
+
+def _refuse(code: int, _data: memoryview) -> NoReturn:
+    raise ValueError(
+        f"an extension ({code}), which nobody promised: where anything may stand it would become an object"
+    )
 
 
 class _Pickled:
