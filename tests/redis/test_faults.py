@@ -183,7 +183,7 @@ LAWS = {
     kept_change: "nothing is kept",
     stopped_process: "nobody hears anything, and trust has no end",
     lost_link: "nobody hears anything",
-    restarted_empty: "nobody hears or misses anything",
+    restarted_empty: "nobody hears or misses anything, and trust has no end",
 }
 
 

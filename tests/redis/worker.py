@@ -185,8 +185,8 @@ def _deaf(monkey):
 
 
 def _unaware(monkey):
-    """A link that hears nothing, and misses nothing."""
-    _deaf(monkey)
+    """A link that hears nothing, misses nothing, and is trusted for ever: a server takes its time to be back."""
+    _trusting(monkey)
     _no_gaps(monkey)
 
 
@@ -217,7 +217,7 @@ FAULTS = {
     "restarts go unnoticed": _no_greeting,
     "a fill compares nothing": _blind_fill,
     "nobody hears anything": _deaf,
-    "nobody hears or misses anything": _unaware,
+    "nobody hears or misses anything, and trust has no end": _unaware,
     "nobody hears anything, and trust has no end": _trusting,
     "nothing is kept": _forgetful,
     "nobody is told what is put": _untold,
