@@ -104,6 +104,7 @@ def register_paintkit(app: Flask, kit: Toolkit) -> None:
         batcher=batcher,
         components=kit.components,
         monitor=kit.monitor,
+        checks={"shared-cache": kit.ask_shared_cache} if kit.shared_cache else {},
     )
 
 

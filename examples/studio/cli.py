@@ -83,7 +83,7 @@ def _import(config: Config, options: argparse.Namespace) -> int:
     for problem in report.problems:
         sys.stderr.write(f"line {problem.line}: {problem.reason}\n")
     if report.problems:
-        raise StartupError(f"{len(report.problems)} of {report.rows} rows are bad: nothing was imported")
+        raise StartupError(report.refusal)
     told = "would be imported" if options.dry_run else "imported"
     counts = f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged"
     sys.stdout.write(f"{report.rows} rows {told}: {counts}\n")

@@ -28,6 +28,7 @@ class Toolkit(NamedTuple):
     bus: EventBus
     components: ComponentManager
     monitor: PerformanceMonitor
+    shared_cache: RedisLevel | None
 
     def guard_database(self, read: Callable[P, R], /) -> Callable[P, R]:
         """Measure and protect a read: three attempts, and none at all while the database is known to be away."""
@@ -45,6 +46,11 @@ class Toolkit(NamedTuple):
         breaker = self.recovery.circuit_breaker(5, 30, name="image-store", probes=1, record=(OSError,))
         return retry(breaker(use))
 
+    def ask_shared_cache(self) -> None:
+        """Raise an error if this process does not hear what others change."""
+        if self.shared_cache and not self.shared_cache.wait_until_connected(0.5):
+            raise ConnectionError("Redis is away: what other processes change shows here later")
+
 
 def open_toolkit(app: Flask, *, pool: PoolConfig, redis_url: str | None = None) -> Toolkit:
     """Make the primitives for this application; with Redis, its processes share what they have read."""
@@ -57,6 +63,7 @@ def open_toolkit(app: Flask, *, pool: PoolConfig, redis_url: str | None = None) 
         bus=EventBus(),
         components=components,
         monitor=PerformanceMonitor(),
+        shared_cache=level2,
     )
 
 

@@ -148,3 +148,27 @@ def test_the_colour_shows_while_it_is_typed(browser, url):
     seen = page.evaluate("getComputedStyle(document.querySelector('[data-hex-preview]')).backgroundColor")
     assert "rgb(192, 255, 238)" == seen
     assert [] == complaints
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_who_types_sees_where(browser, url, scheme):
+    """A field with the focus has a ring, and the ground that it had before."""
+    page, _ = opened(browser, url, color_scheme=scheme, reduced_motion="reduce")
+    look = "i => { const s = getComputedStyle(i); return [s.outlineStyle, s.outlineWidth, s.backgroundColor] }"
+    page.goto("/paints")
+    for field in ("#q", "#brand"):
+        before = page.eval_on_selector(field, look)
+        page.focus(field)
+        assert ["solid", "3px", before[2]] == page.eval_on_selector(field, look), field
+
+
+def test_the_login_waits_for_what_is_missing(browser, url):
+    """First for the name; after a wrong password, for the password."""
+    page, _ = opened(browser, url)
+    page.goto("/login")
+    assert "name" == page.evaluate("document.activeElement.name")
+    page.fill("#name", NAME)
+    page.fill("#password", "wrong")
+    with page.expect_navigation():
+        page.click("main >> text=Log in >> nth=-1")
+    assert "password" == page.evaluate("document.activeElement.name")

@@ -153,8 +153,23 @@ def test_import_names_every_bad_row(monkeypatch, capsys, tmp_path):
     lines = capsys.readouterr().err.splitlines()
     assert ["line 3", "line 4"] == [line.partition(":")[0] for line in lines[:2]]
     assert "studio: 2 of 3 rows are bad: nothing was imported" == lines[2]
+    file.write_text("brand,range,name,code,hex\nA,,N,,#112233\nA,,N,,x\n", encoding="utf-8")
+    assert 1 == main(["import", str(file)])
+    assert "studio: 1 of 2 rows is bad: nothing was imported" == capsys.readouterr().err.splitlines()[1]
     assert 1 == main(["import", str(tmp_path / "none.csv")])
     assert "No such file or directory" in one_line(capsys)
+
+
+@pytest.mark.parametrize("data", [b"", b"# a page\n\nof text\n", b"brand;range;name;code;hex\nA;;N;;x\n", b"a\nb\xff"])
+def test_import_counts_no_rows_where_there_are_none(monkeypatch, capsys, tmp_path, data):
+    """A file that is no catalogue at all has no bad rows: it cannot be read, and the first line says why."""
+    monkeypatch.setenv("STUDIO_ENV", "development")
+    file = tmp_path / "paints.csv"
+    file.write_bytes(data)
+    assert 1 == main(["import", str(file)])
+    why, verdict = capsys.readouterr().err.splitlines()
+    assert why.startswith("line ")
+    assert "studio: the file cannot be read: nothing was imported" == verdict
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from studio.app import create_app
 from studio.catalogue.records import PaintFields
+from tests.redis.conftest import until
 from tests.studio.house import House, text_of
 
 BLUE = PaintFields("Vallejo", "Model Color", "70.925", "Blue", "#0b3c7d")
@@ -63,8 +64,26 @@ def test_what_one_process_read_the_other_need_not(open_replica, own_redis):
     hits = other.services.kit.cache.get_stats()["level2_hits"]
     assert hits > 0
     assert re.search(
-        rf"Shared cache Looks \d+ Hits {hits} ", text_of(other.admin().get("/admin/system").text)
+        rf"Shared cache Connected yes Looks \d+ Hits {hits} ", text_of(other.admin().get("/admin/system").text)
     )
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_while_redis_is_away_the_studio_serves_and_says_so(open_replica, own_redis):
+    """Pages come as ever; readiness and the system page tell that this process hears nothing of others."""
+    house = open_replica(own_redis.url)
+    house.stock_up([BLUE])
+    visitor = house.visitor()
+    assert "ok" == visitor.get("/health/ready").json["status"]
+    own_redis.kill()
+    until(lambda: not house.services.kit.shared_cache.is_connected)
+    assert _shows(house, "Blue", 0)
+    answer = visitor.get("/health/ready")
+    assert (200, "degraded") == (answer.status_code, answer.json["status"])
+    assert {"shared-cache": "degraded"} == answer.json["checks"]
+    assert "Shared cache Connected no" in text_of(house.admin().get("/admin/system").text)
+    own_redis.start()
+    until(lambda: visitor.get("/health/ready").json["status"] == "ok")
 
 
 def test_a_process_alone_shows_no_shared_cache(open_replica):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from studio.services import Services
+from studio.toolkit import Toolkit
 
 __all__ = ["System", "look"]
 
@@ -30,11 +31,10 @@ def look(services: Services) -> System:
     """Ask every primitive how it is; nothing here waits for the database."""
     kit = services.kit
     recovery = kit.recovery.get_stats()
-    cache = kit.cache.get_stats()
     return System(
         pool=_for_people(kit.db.get_connection_stats()),
-        cache=cache,
-        shared_cache={name: int(number) for name, number in cache.get("level2", {}).items()},
+        cache=kit.cache.get_stats(),
+        shared_cache=_shared(kit),
         breakers=recovery["circuit_breakers"],
         retries=recovery["retries"],
         bus=kit.bus.get_stats(),
@@ -42,6 +42,13 @@ def look(services: Services) -> System:
         components=kit.components.get_stats(),
         measures=dict(sorted(kit.monitor.get_metrics().items())),
     )
+
+
+def _shared(kit: Toolkit) -> Numbers:
+    if (level := kit.shared_cache) is None:
+        return {}
+    totals = {name: int(number) for name, number in level.stats().items()}
+    return {"connected": "yes" if level.is_connected else "no"} | totals
 
 
 def _for_people(connections: Numbers) -> Numbers:

@@ -22,7 +22,11 @@ __all__ = ["Importer", "Report"]
 
 
 class Report(NamedTuple):
-    """What an import did, or would do; with problems it did nothing."""
+    """What an import did, or would do; with problems it did nothing.
+
+    Attributes:
+        rows: How many there are; none in a file whose columns could not be read.
+    """
 
     rows: int
     added: int = 0
@@ -31,6 +35,14 @@ class Report(NamedTuple):
     problems: tuple[Problem, ...] = ()
     ignored: tuple[str, ...] = ()
     applied: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing was imported."""
+        if not self.rows:
+            return "the file cannot be read: nothing was imported"
+        bad = len(self.problems)
+        return f"{bad} of {self.rows} rows {'is' if bad == 1 else 'are'} bad: nothing was imported"
 
 
 class _Change(NamedTuple):
@@ -170,4 +182,5 @@ def _report(parsed: Parsed, plan: _Plan, *, applied: bool) -> Report:
 
 
 def _refusal(parsed: Parsed) -> Report:
-    return Report(len(parsed.rows) + len(parsed.problems), problems=parsed.problems, ignored=parsed.ignored)
+    rows = len(parsed.rows) + len(parsed.problems) if parsed.given else 0
+    return Report(rows, problems=parsed.problems, ignored=parsed.ignored)
