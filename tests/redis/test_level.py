@@ -1,13 +1,15 @@
 """The Redis level keeps the contract of second levels, with its server there and away."""
 
 import contextlib
+import socket
 from typing import ClassVar
 
 import pytest
 import redis
 
+from paintkit import CacheManager
 from paintkit.redis import RedisLevel
-from paintkit.testing import CacheLevelContract, CacheLevelOutageContract
+from paintkit.testing import CacheLevelContract, CacheLevelOutageContract, FakeClock
 from tests import services
 from tests.redis.conftest import until
 from tests.redis.proxy import Proxy
@@ -100,3 +102,20 @@ class TestRedisLevelWithChannelsAway(Away, CacheLevelOutageContract):
     """Where streams are not to be had."""
 
     options: ClassVar = {"stream": False}
+
+
+def test_an_outage_is_told_once(levels, caplog):
+    """However often the server is asked whether it is back, and in vain, the log has one line about it."""
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with FakeClock() as clock:
+        cache = CacheManager("studio", level2=levels(f"redis://127.0.0.1:{port}"))
+        paint = cache.cache_result()(_paint)
+        for number in range(20):
+            paint(number)
+            clock.advance(0.5)
+    assert 1 == sum(said.message.startswith("Redis does not answer") for said in caplog.records)
+
+
+def _paint(number: int) -> int:
+    return number
