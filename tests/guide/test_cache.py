@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -386,3 +387,98 @@ def test_a_coroutine_function_can_be_awaited_again(cache: CacheManager) -> None:
 
     assert [(1,), (1,)] == asyncio.run(scenario())
     assert 1 == counting.loads
+
+
+def test_that_there_is_nothing_is_remembered_for_as_long_as_one_says(
+    colour: Colour, cache: CacheManager
+) -> None:
+    """Row 23: `None` is a value like any other, unless `timeout` says how long to believe it, or not to keep it at all."""
+    paints: dict[int, str] = {}
+    asked = []
+
+    def find(number: int) -> str | None:
+        asked.append(number)
+        return paints.get(number)
+
+    def time_of(found: str | None) -> float:
+        return 300 if found else 5
+
+    load = cache.cache_result(timeout=time_of)(colour.function(find))
+    hasty = cache.cache_result(timeout=lambda found: 300 if found else 0)(colour.function(find))
+
+    with FakeClock() as clock:
+        assert None is colour.call(load, 1) is colour.call(load, 1)
+        assert [1] == asked
+        paints[1] = "red"
+        clock.advance(5)
+        assert "red" == colour.call(load, 1)
+    assert None is colour.call(hasty, 2) is colour.call(hasty, 2)
+    assert [1, 1, 2, 2] == asked
+
+
+def test_an_old_value_stands_in_for_a_failing_load(colour: Colour, cache: CacheManager) -> None:
+    """Row 23: with `stale_on_error` the value that was there before is served, until somebody invalidates it."""
+    supplier = {"red": 350}
+
+    def price(sku: str) -> int:
+        return supplier[sku]
+
+    load = cache.cache_result(timeout=60, stale_on_error=3600)(colour.function(price))
+
+    with FakeClock() as clock:
+        assert 350 == colour.call(load, "red")
+        supplier.clear()
+        clock.advance(600)
+        assert 350 == colour.call(load, "red")
+        cache.invalidate()
+        with pytest.raises(KeyError, match="red"):
+            colour.call(load, "red")
+
+
+def test_what_came_together_does_not_go_together() -> None:
+    """Row 23: `jitter` spreads the ends of a thousand values over the last tenth of their time, and never beyond it."""
+    cache = CacheManager()
+
+    @cache.cache_result(timeout=100, jitter=0.1)
+    def load(number: int) -> int:
+        return number
+
+    with FakeClock() as clock:
+        for number in range(1000):
+            load(number)
+        kept = []
+        for _ in range(10):
+            clock.advance(10)
+            kept.append(sum(load.explain(number).fresh for number in range(1000)))
+        assert [1000] * 8 == kept[:8]
+        assert 0 == kept[-1]
+
+        for number in range(1000):
+            load.refresh(number)
+        clock.advance(95)
+        assert 300 < sum(load.explain(number).fresh for number in range(1000)) < 700
+
+
+def test_a_cache_inside_the_check_of_rights_lets_nobody_pass(colour: Colour, cache: CacheManager) -> None:
+    """Row 26: a value that differs by user names the user in `vary`; the check around it is made for every call."""
+    user = ContextVar("user", default="")
+    loads = []
+
+    def orders(page: int) -> str:
+        loads.append(page)
+        return f"orders of {user.get()}"
+
+    load = cache.cache_result(vary=(user,))(colour.function(orders))
+
+    def shown(name: str) -> str:
+        user.set(name)
+        if not name:
+            raise PermissionError("log in")
+        return str(colour.call(load, 1))
+
+    assert ["orders of ann", "orders of bob", "orders of ann"] == [
+        shown(name) for name in ("ann", "bob", "ann")
+    ]
+    assert [1, 1] == loads
+    with pytest.raises(PermissionError, match="log in"):
+        shown("")

@@ -12,7 +12,9 @@ from paintkit import (
     ErrorRecoveryManager,
     RejectedError,
     circuit_breaker,
+    fallback,
     observe,
+    pipeline,
 )
 from paintkit.testing import FakeClock
 from tests.colours import Colour
@@ -279,3 +281,48 @@ def test_one_name_with_two_meanings_is_refused() -> None:
         ValueError, match="'supplier' exists with failure_threshold=5, not failure_threshold=6"
     ):
         recovery.circuit_breaker(failure_threshold=6, name="supplier")
+
+
+def test_a_circuit_can_be_watched_forced_and_reset(colour: Colour) -> None:
+    """Row 43: a listener hears of every change of state; an operator opens, disables and resets by hand."""
+    changes: list[tuple[str, str]] = []
+    breaker = circuit_breaker(
+        "supplier",
+        failure_threshold=2,
+        on_state_change=lambda before, after: changes.append((before.name, after.name)),
+    )
+    dependency = Dependency()
+    protected = breaker(colour.function(dependency.ask))
+
+    breaker.force_open()
+    with pytest.raises(CircuitOpenError):
+        colour.call(protected)
+    dependency.well = False
+    breaker.disable()
+    ask(protected, colour, times=5)
+    breaker.reset()
+    ask(protected, colour, times=2)
+
+    assert CircuitState.OPEN is breaker.state
+    assert [
+        ("CLOSED", "FORCED_OPEN"),
+        ("FORCED_OPEN", "DISABLED"),
+        ("DISABLED", "CLOSED"),
+        ("CLOSED", "OPEN"),
+    ] == changes
+
+
+def test_a_slow_dependency_opens_the_circuit(colour: Colour) -> None:
+    """Row 43: calls that take too long count like failures, and a fallback answers while the circuit is open."""
+    with FakeClock() as clock:
+        breaker = circuit_breaker("supplier", failure_rate=0.5, min_calls=4, slow_call_duration=2.0)
+
+        def crawl() -> str:
+            clock.advance(3.0)
+            return "answer"
+
+        protected = pipeline(fallback("yesterday's", on=RejectedError), breaker)(colour.function(crawl))
+
+        assert ["answer"] * 4 == [colour.call(protected) for _ in range(4)]
+        assert CircuitState.OPEN is breaker.state
+        assert "yesterday's" == colour.call(protected)

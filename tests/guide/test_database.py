@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response
-from sqlalchemy import NullPool, StaticPool, create_engine, event, func, select, text
+from sqlalchemy import ForeignKey, NullPool, StaticPool, create_engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, joinedload, mapped_column, relationship, selectinload
 
-from paintkit import NoUnitOfWorkError
-from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, with_database_session
+from paintkit import NoUnitOfWorkError, QueryGuardError
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, query_guard, with_database_session
 
 
 class Base(DeclarativeBase):
@@ -322,3 +322,52 @@ def test_a_failing_rollback_does_not_hide_the_first_error(watched: Watched) -> N
 
     event.remove(watched.db.engine, "rollback", break_down)
     assert caught.value is first
+
+
+class Range(Base):
+    __tablename__ = "guide_range"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    colours: Mapped[list["RangeColour"]] = relationship(back_populates="range", order_by="RangeColour.id")
+
+
+class RangeColour(Base):
+    __tablename__ = "guide_range_colour"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    range_id: Mapped[int] = mapped_column(ForeignKey("guide_range.id"))
+    range: Mapped[Range] = relationship(back_populates="colours")
+
+
+@pytest.fixture
+def ranges(watched: Watched) -> DatabaseConnectionManager:
+    """Four ranges of five colours."""
+    with watched.db.unit_of_work() as session:
+        session.add_all(Range(id=one, colours=[RangeColour() for _ in range(5)]) for one in range(1, 5))
+    return watched.db
+
+
+def test_a_loop_is_found_though_the_identity_map_hides_most_of_it(ranges: DatabaseConnectionManager) -> None:
+    """Row 51: twenty rows with four parents load four times, not twenty; it is a loop all the same, and the join is none."""
+
+    def seen(*options: Any) -> int:
+        with ranges.unit_of_work() as session, query_guard():
+            found = session.scalars(select(RangeColour).options(*options)).all()
+            return len([colour.range.id for colour in found])
+
+    with pytest.raises(
+        QueryGuardError, match=r"joinedload\(RangeColour.range\)|selectinload\(RangeColour.range\)"
+    ) as refusal:
+        seen()
+    assert "test_database.py" in str(refusal.value)
+    assert 20 == seen(joinedload(RangeColour.range))
+
+
+def test_collections_load_by_a_second_query(ranges: DatabaseConnectionManager) -> None:
+    """Row 51: the guard names `selectinload` for a collection; that is two statements, and each parent comes once."""
+
+    def sizes(*options: Any) -> list[int]:
+        with ranges.unit_of_work() as session, query_guard(max_queries=2):
+            return [len(one.colours) for one in session.scalars(select(Range).options(*options))]
+
+    with pytest.raises(QueryGuardError, match=r"selectinload\(Range.colours\)"):
+        sizes()
+    assert [5, 5, 5, 5] == sizes(selectinload(Range.colours))
