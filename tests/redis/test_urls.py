@@ -1,8 +1,5 @@
 """A server's address that cannot be right is refused where it is given."""
 
-import subprocess
-import sys
-
 import pytest
 
 from paintkit.redis import RedisBreakerState, RedisLevel, RedisLimits, RedisStreams
@@ -75,14 +72,3 @@ def test_no_password_is_told(url):
 def test_what_redis_takes_is_taken(url):
     """Without a connection."""
     assert url == checked(url)
-
-
-@pytest.mark.parametrize("package", ["redis", "msgspec"])
-def test_a_missing_package_is_told_with_the_extra_that_brings_it(package):
-    """In the traceback, as a note."""
-    code = f"import sys; sys.modules[{package!r}] = None; from paintkit.redis import RedisLevel"
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-
-    assert 1 == done.returncode
-    assert done.stderr.rstrip().endswith("pip install 'paintkit[redis]'")

@@ -154,7 +154,9 @@ def test_the_colour_shows_while_it_is_typed(browser, url):
 def test_who_types_sees_where(browser, url, scheme):
     """A field with the focus has a ring, and the ground that it had before."""
     page, _ = opened(browser, url, color_scheme=scheme, reduced_motion="reduce")
-    look = "i => { const s = getComputedStyle(i); return [s.outlineStyle, s.outlineWidth, s.backgroundColor] }"
+    look = (
+        "i => { const s = getComputedStyle(i); return [s.outlineStyle, s.outlineWidth, s.backgroundColor] }"
+    )
     page.goto("/paints")
     for field in ("#q", "#brand"):
         before = page.eval_on_selector(field, look)

@@ -160,7 +160,9 @@ def test_import_names_every_bad_row(monkeypatch, capsys, tmp_path):
     assert "No such file or directory" in one_line(capsys)
 
 
-@pytest.mark.parametrize("data", [b"", b"# a page\n\nof text\n", b"brand;range;name;code;hex\nA;;N;;x\n", b"a\nb\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"# a page\n\nof text\n", b"brand;range;name;code;hex\nA;;N;;x\n", b"a\nb\xff"]
+)
 def test_import_counts_no_rows_where_there_are_none(monkeypatch, capsys, tmp_path, data):
     """A file that is no catalogue at all has no bad rows: it cannot be read, and the first line says why."""
     monkeypatch.setenv("STUDIO_ENV", "development")

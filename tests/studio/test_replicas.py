@@ -64,7 +64,8 @@ def test_what_one_process_read_the_other_need_not(open_replica, own_redis):
     hits = other.services.kit.cache.get_stats()["level2_hits"]
     assert hits > 0
     assert re.search(
-        rf"Shared cache Connected yes Looks \d+ Hits {hits} ", text_of(other.admin().get("/admin/system").text)
+        rf"Shared cache Connected yes Looks \d+ Hits {hits} ",
+        text_of(other.admin().get("/admin/system").text),
     )
 
 

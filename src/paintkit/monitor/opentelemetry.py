@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, cast
 
-from opentelemetry import trace
-from opentelemetry.metrics import Observation as Reading
-
 from paintkit import _arguments, _catalogue, observations
+from paintkit._extras import Extra
 from paintkit.histogram import since
 from paintkit.monitor.details import on_one_line, plain
 from paintkit.monitor.gathering import OTHER, checked, everyone, gather
 from paintkit.monitor.performance import PerformanceMonitor
 from paintkit.observations import Subscription
+
+with Extra("opentelemetry"):
+    from opentelemetry import trace
+    from opentelemetry.metrics import Observation as Reading
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Histogram, Meter

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
-
+from paintkit._extras import Extra
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import checked, gather
+
+with Extra("prometheus"):
+    from prometheus_client.core import Metric as Family
+    from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from paintkit.telemetry import Source

@@ -23,15 +23,13 @@ __all__ = ["RedisBreakerState", "RedisLevel", "RedisLimits", "RedisStreams"]
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from paintkit._extras import Extra
+
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'paintkit.redis' has no attribute {name!r}")
-    try:
+    with Extra("redis"):
         value = getattr(import_module(f"paintkit.redis.{home}"), name)
-    except ModuleNotFoundError as error:
-        if error.name in {"msgspec", "redis"}:
-            error.add_note("pip install 'paintkit[redis]'")
-        raise
     globals()[name] = value  # found at once from now on
     return value
 

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from flask import Flask, current_app, g, has_app_context, request
-
+from paintkit._extras import Extra
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy.queries import query_guard
 from paintkit.sqlalchemy.query_watch import QueryWatch
 from paintkit.sqlalchemy.sessions import ReadSession
+
+with Extra("flask"):
+    from flask import Flask, current_app, g, has_app_context, request
 
 __all__ = ["EXTENSION", "attach", "current_manager", "query_budget", "query_watch", "this_app"]
 

@@ -19,7 +19,12 @@ _DRIVERS: Final = {
 }
 
 # What brings a driver, where that is no package of the same name.
-_EXTRAS: Final = {"psycopg": "'paintkit[postgres]'", "pymysql": "'paintkit[mysql]'"}
+_EXTRAS: Final = {
+    "aiosqlite": "'paintkit[async]' aiosqlite",
+    "asyncpg": "'paintkit[async]' asyncpg",
+    "psycopg": "'paintkit[postgres]'",
+    "pymysql": "'paintkit[mysql]'",
+}
 
 
 def normalized_url(url: URL | str) -> URL:

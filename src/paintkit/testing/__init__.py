@@ -82,12 +82,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
+    from paintkit._extras import Extra
+
     if name == "strategies":
-        return import_module("paintkit.testing.strategies")
+        with Extra("testing"):
+            return import_module("paintkit.testing.strategies")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'paintkit.testing' has no attribute {name!r}")
-    value = getattr(import_module(f"paintkit.testing.{home}"), name)
+    with Extra("testing"):
+        value = getattr(import_module(f"paintkit.testing.{home}"), name)
     globals()[name] = value  # found at once from now on
     return value
 

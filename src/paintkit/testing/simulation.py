@@ -95,7 +95,7 @@ class Simulation(NamedTuple):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("a plot needs matplotlib: pip install matplotlib") from error
+            raise ImportError("a plot needs matplotlib: pip install 'paintkit[docs]'") from error
 
         figure = Figure(figsize=(8, 3), layout="constrained")
         axes = figure.subplots()
