@@ -232,6 +232,10 @@ class ComponentManager:
 
         return _catalogue.COMPONENTS.read("components", self.get_stats())
 
+    def __repr__(self) -> str:
+        states = [component.state for component in list(self._components.values())]
+        return f"<ComponentManager: {states.count('built')} of {len(states)} built>"
+
     def __enter__(self) -> Self:
         return self
 

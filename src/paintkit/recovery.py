@@ -181,6 +181,9 @@ class ErrorRecoveryManager:
         """Return its policies, for exporters."""
         return (*self.retries.values(), *self.circuit_breakers.values(), *self.policies.values())
 
+    def __repr__(self) -> str:
+        return f"<ErrorRecoveryManager: {len(self.retries) + len(self.circuit_breakers) + len(self.policies)} policies>"
+
 
 def _metrics(policy: Policy) -> dict[str, Any]:
     """Plain numbers of whichever policy; one that counts nothing shows none."""

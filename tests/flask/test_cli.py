@@ -11,10 +11,11 @@ from paintkit import (
     ErrorRecoveryManager,
     EventBus,
     PerformanceMonitor,
+    RequestBatcher,
     bulkhead,
 )
 from paintkit.flask import PaintKit
-from paintkit.sqlalchemy import DatabaseConnectionManager
+from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 
 
 def run(app, *arguments):
@@ -71,8 +72,22 @@ def test_explain_names_what_there_is(full):
         "paint.*",
         "store",
         "disk",
+        "ErrorRecoveryManager: 3 policies",
+        "ComponentManager: 0 of 1 built",
+        "PerformanceMonitor: 1 of 1000 names",
     ):
         assert part in result.output
+    assert " object at 0x" not in result.output
+
+
+def test_explain_names_what_carries_events_and_batches(app, db):
+    """The transport of a bus, and whose batches they are, rather than an address in memory."""
+    outbox = Outbox(db, name="sales")
+    batcher = RequestBatcher(list, name="look-ups")
+    PaintKit(app, bus=EventBus("shop", transport=outbox), batcher=batcher)
+    shown = run(app, "explain").output
+    assert "carried by <Outbox 'sales'>" in shown
+    assert "<RequestBatcher 'look-ups'>" in shown
 
 
 def test_check_is_content_when_all_is_well(full):

@@ -234,6 +234,9 @@ class RequestBatcher(Generic[Request, Result]):
 
         return _catalogue.BATCHER.read(self.name, self.get_stats())
 
+    def __repr__(self) -> str:
+        return f"<RequestBatcher {self.name!r}>"
+
     def __enter__(self) -> Self:
         self._blocking("with")
         return self

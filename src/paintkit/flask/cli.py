@@ -94,9 +94,11 @@ def _explained(parts: Parts, checks: _Checks) -> Iterator[str]:
 
 
 def _inside(part: Any) -> Iterator[str]:
-    """What a part holds: policies of a registry, handlers of a bus, components of a manager."""
+    """What a part holds: policies of a registry, handlers and transport of a bus, components of a manager."""
     for policies in ("retries", "circuit_breakers", "policies"):
         yield from map(repr, getattr(part, policies, {}).values())
+    if transport := getattr(part, "transport", None):
+        yield f"carried by {transport!r}"
     stats = part.get_stats() if hasattr(part, "get_stats") else {}
     yield from (f"{count} × {pattern}" for pattern, count in stats.get("handlers", {}).items())
     yield from (f"{name}: {state}" for name, state in stats.get("components", {}).items())

@@ -186,6 +186,9 @@ class PerformanceMonitor:
         # A clock that was exchanged meanwhile (a test began or ended) must not break the call.
         self.record(name, max(0.0, clock.now() - began), error)
 
+    def __repr__(self) -> str:
+        return f"<PerformanceMonitor: {len(self._histograms)} of {self._max_names} names>"
+
     def _all(self) -> dict[str, Histogram]:
         with self._changing:
             return dict(self._histograms)

@@ -243,6 +243,9 @@ class RedisStreams:
 
         return _catalogue.STREAMS.read(self.name, self._tally.read())
 
+    def __repr__(self) -> str:
+        return f"<RedisStreams {self.name!r}>"
+
     def status(self) -> RedisStreamsStatus:
         """Return what waits in Redis.
 

@@ -244,6 +244,9 @@ class Outbox:
 
         return _catalogue.OUTBOX.read(self.name, {**self.tally.read(), "lag": self.lags.snapshot()})
 
+    def __repr__(self) -> str:
+        return f"<Outbox {self.name!r}>"
+
     def create_tables(self) -> None:
         """Create the tables that are missing, and the row that relays need; for those who do not use migrations."""
         self._check_colour(is_async=False)
