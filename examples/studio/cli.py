@@ -86,7 +86,9 @@ def _import(config: Config, options: argparse.Namespace) -> int:
         raise StartupError(report.refusal)
     told = "would be imported" if options.dry_run else "imported"
     counts = f"{report.added} added, {report.changed} changed, {report.unchanged} unchanged"
-    sys.stdout.write(f"{report.rows} rows {told}: {counts}\n")
+    sys.stdout.write(f"{report.rows} {'row' if report.rows == 1 else 'rows'} {told}: {counts}\n")
+    if report.applied and report.added + report.changed and config.redis_url is None:
+        sys.stdout.write("a studio that is running shows them within 5 minutes; with REDIS_URL, at once\n")
     return 0
 
 

@@ -63,6 +63,7 @@ def test_what_one_process_read_the_other_need_not(open_replica, own_redis):
     assert _shows(other, "Blue", 0)
     hits = other.services.kit.cache.get_stats()["level2_hits"]
     assert hits > 0
+    until(lambda: other.services.kit.shared_cache.is_connected)
     assert re.search(
         rf"Shared cache Connected yes Looks \d+ Hits {hits} ",
         text_of(other.admin().get("/admin/system").text),
@@ -98,3 +99,15 @@ def test_the_check_notices_processes_that_share_nothing(open_replica):
     assert _shows(other, "Blue", 0)
     _rename(one, "Night Sky")
     assert not _shows(other, "Night Sky", 0.2)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_import_in_another_process_shows_at_once(open_replica, own_redis):
+    """The command is a process, too: the studio that runs meanwhile shows what it has brought."""
+    running, command = open_replica(own_redis.url), open_replica(own_redis.url)
+    assert "No paint fits" in running.visitor().get("/paints").text
+    command.stock_up([BLUE])
+    command.services.close()  # as at the end of the command
+    due = time.monotonic() + 5
+    while "Blue" not in running.visitor().get("/paints").text:
+        assert time.monotonic() < due
