@@ -102,7 +102,7 @@ def _create_admin(config: Config, options: argparse.Namespace) -> None:
         raise StartupError(f"a name has 1 to {LONGEST_NAME} characters, and no space around it")
     if has_control(options.name):
         raise StartupError("a name has no control characters")
-    password = os.environ.get("STUDIO_PASSWORD") or getpass.getpass("password: ")
+    password = os.environ.get("STUDIO_PASSWORD") or _asked_for()
     if len(password) < SHORTEST:
         raise StartupError(f"a password has at least {SHORTEST} characters")
     with opened(config) as services:
@@ -110,6 +110,13 @@ def _create_admin(config: Config, options: argparse.Namespace) -> None:
             make_user(services, options.name, "admin", password)
         except IntegrityError:
             raise StartupError(f"there is a user {options.name!r} already") from None
+
+
+def _asked_for() -> str:
+    try:
+        return getpass.getpass("password: ")
+    except EOFError:
+        raise StartupError("nobody is here to enter a password: set STUDIO_PASSWORD") from None
 
 
 def _schema(config: Config, options: argparse.Namespace) -> None:

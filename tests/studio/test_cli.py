@@ -120,6 +120,19 @@ def test_production_does_not_migrate_by_itself(monkeypatch, capsys, tmp_path):
     assert "there is a user 'ann' already" in one_line(capsys)
 
 
+def test_a_password_that_nobody_can_enter_is_asked_of_the_environment(monkeypatch, capsys):
+    """Without a terminal, as in a container, the refusal names the variable."""
+
+    def unattended(_prompt):
+        raise EOFError
+
+    monkeypatch.setenv("STUDIO_ENV", "development")
+    monkeypatch.delenv("STUDIO_PASSWORD", raising=False)
+    monkeypatch.setattr("getpass.getpass", unattended)
+    assert 1 == main(["create-admin", "ann"])
+    assert "set STUDIO_PASSWORD" in one_line(capsys)
+
+
 @pytest.mark.parametrize("name", ["", " ann", "a" * 41, "a\tb"])
 def test_nobody_gets_a_name_to_stay_outside_with(monkeypatch, capsys, name):
     """A name that the login page cannot take is refused before anybody bears it."""
