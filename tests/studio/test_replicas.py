@@ -88,6 +88,22 @@ def test_while_redis_is_away_the_studio_serves_and_says_so(open_replica, own_red
     until(lambda: visitor.get("/health/ready").json["status"] == "ok")
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_change_made_while_redis_was_away_shows_when_it_is_back(open_replica, own_redis):
+    """It is repeated to the others, whether or not Redis has kept anything; until then they show what they had."""
+    one, other = open_replica(own_redis.url), open_replica(own_redis.url)
+    one.stock_up([BLUE])
+    assert other.services.kit.shared_cache.wait_until_connected(5)
+    assert _shows(other, "Blue", 0)
+    own_redis.kill()
+    until(lambda: not other.services.kit.shared_cache.is_connected)
+    _rename(one, "Night Sky")
+    assert _shows(one, "Night Sky", 0)
+    assert not _shows(other, "Night Sky", 0.2)
+    own_redis.start()
+    assert _shows(other, "Night Sky", 10)
+
+
 def test_a_process_alone_shows_no_shared_cache(open_replica):
     assert "Shared cache" not in open_replica(None).admin().get("/admin/system").text
 
