@@ -37,6 +37,7 @@ class Proxy:
             query={"sslmode": "disable", "gssencmode": "disable"},
         ).render_as_string(hide_password=False)
         self._cut: Cut | None = None
+        self._silent = False
         #: Whether new connections are refused.
         self.closed = False
         #: How many COMMITs were lost.
@@ -52,9 +53,12 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def arm(self, cut: Cut, *, closed: bool = False) -> None:
-        """Lose the next COMMIT, and with `closed` every later attempt to connect."""
-        self._cut, self._close_after = cut, closed
+    def arm(self, cut: Cut, *, closed: bool = False, silent: bool = False) -> None:
+        """Lose the next COMMIT, and with `closed` every later attempt to connect.
+
+        With `silent` an answer is lost and the connection stays, as if it were still to come.
+        """
+        self._cut, self._close_after, self._silent = cut, closed, silent
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -89,7 +93,7 @@ class Proxy:
             for kind, message in _messages(pair.server):
                 if not pair.deaf:
                     pair.client.sendall(message)
-                elif kind == b"C":
+                elif kind == b"C" and not self._silent:
                     return
 
 

@@ -9,12 +9,16 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from paintkit import CacheManager, CommitOutcomeUnknownError, backoff, retry
-from paintkit.sqlalchemy import is_transient, query_guard
+from paintkit.sqlalchemy import PoolConfig, is_transient, query_guard
 from paintkit.sqlalchemy.commits import Inquiry
 from tests.sqlalchemy.house import House
 from tests.sqlalchemy.proxy import Cut, Proxy
 
-DRIVERS = {"postgres": "postgresql+psycopg", "postgres-async": "postgresql+psycopg_async"}
+DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgres-async": "postgresql+psycopg_async",
+    "asyncpg": "postgresql+asyncpg",
+}
 
 
 @pytest.fixture
@@ -27,8 +31,15 @@ def proxy(shared_postgres: str) -> Iterator[Proxy]:
 @pytest.fixture(params=list(DRIVERS))
 def open_house(request: pytest.FixtureRequest, proxy: Proxy) -> Callable[..., House]:
     """Opens houses behind the proxy, in both colours."""
-    url = make_url(proxy.url).set(drivername=DRIVERS[request.param])
-    return lambda **options: House(url.render_as_string(hide_password=False), **options)
+    return lambda **options: House(behind(proxy, DRIVERS[request.param]), **options)
+
+
+def behind(proxy: Proxy, driver: str) -> str:
+    """Return the proxy's URL for a driver; that of libpq is not asyncpg's."""
+    url = make_url(proxy.url).set(drivername=driver)
+    if driver == DRIVERS["asyncpg"]:
+        url = url.set(query={"ssl": "disable"})
+    return url.render_as_string(hide_password=False)
 
 
 def test_answer_that_is_lost_after_the_commit(open_house: Callable[..., House], proxy: Proxy) -> None:
@@ -127,6 +138,30 @@ def test_without_the_resolver_nobody_asks(open_house: Callable[..., House], prox
                 await house.add("red")
         assert "unknown" == caught.value.resolve()
         assert ["red"] == await house.stored()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize("resolve", [False, True])
+def test_answer_that_is_not_there_in_time(proxy: Proxy, resolve: bool) -> None:
+    """The driver gives up waiting while its connection stays: who can ask does, else nobody knows; no retry repeats it."""
+    house = House(
+        behind(proxy, DRIVERS["asyncpg"]), pool=PoolConfig(response_timeout=0.3), resolve_commits=resolve
+    )
+
+    async def scenario() -> None:
+        @retry(on=is_transient, attempts=3, backoff=backoff.constant(0.0))
+        @house.db.with_database_session
+        async def work() -> None:
+            await house.add("red")
+
+        proxy.arm(Cut.AFTER, silent=True)
+        if resolve:
+            await work()
+        else:
+            with pytest.raises(CommitOutcomeUnknownError):
+                await work()
+        assert (["red"], 1) == (await house.stored(), proxy.cuts)
 
     house.run(scenario)
 

@@ -136,8 +136,14 @@ def test_circular_causes_end() -> None:
 
 
 def test_unknown_outcomes() -> None:
-    """A lost connection or SQLSTATE 08007 and 40003 leave open what became of a COMMIT; a deadlock does not."""
+    """A lost connection, an answer that came too late, SQLSTATE 08007 and 40003 leave open what became of a COMMIT.
+
+    A deadlock does not, nor does a pool that has no connection for it.
+    """
     assert outcome_is_unknown(wrapped(OSError(), invalidated=True))
+    assert outcome_is_unknown(TimeoutError())
+    assert outcome_is_unknown(ConnectionResetError())
+    assert not outcome_is_unknown(PoolTimeoutError("full"))
     assert outcome_is_unknown(wrapped(postgres("40003")))
     assert not outcome_is_unknown(wrapped(postgres("40P01")))
 

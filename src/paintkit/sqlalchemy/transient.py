@@ -79,6 +79,9 @@ def outcome_is_unknown(error: BaseException) -> bool:
     for one in _chain(error):
         if isinstance(one, sa_exc.DBAPIError) and one.connection_invalidated:
             return True
+        # Also a time that is up: asyncpg raises it as it is, and the connection need not be lost.
+        if isinstance(one, OSError) and not isinstance(one, PaintkitError):
+            return True
         if _sqlstate(one) in _UNKNOWN_OUTCOME_STATES:
             return True
         if _driver(one) in _MYSQL_DRIVERS and one.args and one.args[0] in _UNKNOWN_OUTCOME_MYSQL:
