@@ -7,7 +7,7 @@ Lower layers fill them (`deadline`, `paintkit.sqlalchemy`); cache, events and re
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar, Token, copy_context
 from typing import Protocol
 
 from paintkit import clock
@@ -27,6 +27,16 @@ class UnitOfWork(Protocol):
     @property
     def began(self) -> int:
         """The value of `process.epoch` when it was opened."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended: what still finds it then is not inside of it."""
+        ...
+
+    @property
+    def outer(self) -> UnitOfWork | None:
+        """The unit of work around it, if there is one."""
         ...
 
     @property
@@ -57,8 +67,37 @@ class UnitOfWork(Protocol):
 #: When the work around us has to be done: an instant of `clock.now()`, or `None`.
 deadline: ContextVar[float | None] = ContextVar("paintkit.deadline", default=None)
 
+
+class _Innermost:
+    """The unit of work of this context, read and set as a context variable is.
+
+    Tasks and copied contexts that began inside of a unit, and outlive it, still hold it. It is nobody's any more: an event
+    or an invalidation that waited for its commit would wait for ever.
+    """
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held: ContextVar[UnitOfWork | None] = ContextVar("paintkit.unit_of_work", default=None)
+
+    def get(self) -> UnitOfWork | None:
+        """Return the innermost unit of work that is open, or `None`."""
+        unit = self.held.get()
+        while unit is not None and unit.over:
+            unit = unit.outer
+        return unit
+
+    def set(self, unit: UnitOfWork | None) -> Token[UnitOfWork | None]:
+        """Let a unit of work be the innermost one; `reset` makes that undone."""
+        return self.held.set(unit)
+
+    def reset(self, token: Token[UnitOfWork | None]) -> None:
+        """Let the one that was replaced be the innermost again."""
+        self.held.reset(token)
+
+
 #: The innermost open unit of work, or `None`.
-unit_of_work: ContextVar[UnitOfWork | None] = ContextVar("paintkit.unit_of_work", default=None)
+unit_of_work = _Innermost()
 
 
 class _Process:
@@ -104,6 +143,6 @@ def detached() -> Context:
     context = copy_context()
     if deadline.get() is not None:
         context.run(deadline.set, None)
-    if unit_of_work.get() is not None:
+    if unit_of_work.held.get() is not None:
         context.run(unit_of_work.set, None)
     return context

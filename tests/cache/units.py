@@ -12,6 +12,8 @@ class FakeUnit:
         self.began = ambient.process.epoch
         self.wrote = False
         self.is_async = False
+        self.over = False
+        self.outer = None
         self._dirty = set()
         self._deferred = []
 
@@ -38,6 +40,7 @@ class FakeUnit:
         self._end()
 
     def _end(self):
+        self.over = True
         if self._dirty:
             ambient.detour(-1)
             self._dirty = set()

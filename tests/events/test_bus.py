@@ -25,6 +25,8 @@ from paintkit.events.bus import EventBus, HandlerFailure
 class Unit:
     """An open unit of work, as a bus sees it: what it is told to do after the commit."""
 
+    over = False
+
     def __init__(self, is_async=False):
         self.is_async = is_async
         self.actions: list[Callable[[], object]] = []

@@ -72,6 +72,7 @@ def repeat(policy: Retry, body: Callable[[], object]) -> None:
 class Unit:
     """An open unit of work, as far as a retry sees it."""
 
+    over = False
     wrote = False
     began = 0
 

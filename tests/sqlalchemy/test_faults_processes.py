@@ -7,10 +7,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from paintkit import ambient
+from paintkit.errors import NoUnitOfWorkError
+from paintkit.sqlalchemy import DatabaseConnectionManager, registry
 from tests.sqlalchemy import servers
 
 WORKERS = 2
@@ -125,3 +132,96 @@ def test_the_test_above_notices_a_shared_connection(shared_postgres: str, tmp_pa
     """Without the hook at the fork a worker uses its master's connection: the mutant of the test above."""
     found = faults(tmp_path, shared_postgres, mutant=True)
     assert any("share a connection" in one or "master's connection is gone" in one for one in found)
+
+
+def in_child(work: Callable[[], object]) -> object:
+    """Fork, and return what the child's work returned, or the name of its error."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            told = work()
+        except BaseException as error:
+            told = type(error).__name__
+        os.write(writing, json.dumps(told).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        told = json.load(answer)
+    os.waitpid(child, 0)
+    return told
+
+
+WHO = text("SELECT pg_backend_pid()")
+
+forking = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+
+def backend_of_child(url: str) -> tuple[object, object]:
+    """Fork inside a unit of work; return the server's processes for the parent's unit and for a unit in the child."""
+    db = DatabaseConnectionManager(url)
+
+    def work() -> object:
+        with db.unit_of_work() as session:
+            return session.scalar(WHO)
+
+    with db.unit_of_work() as session:
+        mine, childs = session.scalar(WHO), in_child(work)
+        assert mine == session.scalar(WHO)
+    db.close()
+    return mine, childs
+
+
+@forking
+def test_a_child_is_outside_of_its_parents_unit(shared_postgres: str) -> None:
+    """Who is forked inside a unit of work is outside of it: a unit there has a connection of its own."""
+    mine, childs = backend_of_child(shared_postgres)
+    assert isinstance(childs, int)
+    assert mine != childs
+
+
+@forking
+def test_the_test_above_notices_a_child_that_joins(
+    shared_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If nobody tells the child, it speaks on its parent's connection: the mutant of the test above."""
+    monkeypatch.setattr(DatabaseConnectionManager, "leave_pool_to_parent", lambda _: None)
+    mine, childs = backend_of_child(shared_postgres)
+    assert mine == childs
+
+
+@forking
+def test_a_child_cannot_end_its_parents_unit(shared_postgres: str) -> None:
+    """A child that runs on into the end of the unit, or of its savepoint, is refused; the parent ends it in peace."""
+    db = DatabaseConnectionManager(shared_postgres)
+    outer, inner = db.unit_of_work(), db.unit_of_work(propagation="nested")
+    session = outer.__enter__()
+    inner.__enter__()
+    session.execute(text("CREATE TEMPORARY TABLE forked (id int)"))
+
+    def end() -> None:
+        inner.__exit__(None, None, None)
+        outer.__exit__(None, None, None)
+
+    assert NoUnitOfWorkError.__name__ == in_child(end)
+    assert NoUnitOfWorkError.__name__ == in_child(lambda: session.scalar(WHO))
+    end()
+    with db.unit_of_work() as session:
+        assert 0 == session.scalar(text("SELECT count(*) FROM forked"))
+    assert ambient.unit_of_work.get() is None
+    db.close()
+
+
+@forking
+def test_a_child_reads_in_a_session_of_its_own(shared_postgres: str) -> None:
+    """In an app context that it inherits, too, a child has a read session and a connection of its own."""
+    app = Flask("studio")
+    app.config["SQLALCHEMY_DATABASE_URI"] = shared_postgres
+    db = DatabaseConnectionManager(app)
+    assert db in registry.managers
+    with app.app_context():
+        mine, childs = db.session.scalar(WHO), in_child(lambda: db.session.scalar(WHO))
+        assert mine == db.session.scalar(WHO)
+        assert isinstance(childs, int)
+        assert mine != childs
+    db.close()

@@ -3,14 +3,15 @@
 import asyncio
 import contextvars
 import threading
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from paintkit import ambient
+from paintkit import CacheManager, EventBus, ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
-from paintkit.sqlalchemy import DatabaseConnectionManager, is_transient
+from paintkit.sqlalchemy import DatabaseConnectionManager, is_transient, on_commit
 from tests.sqlalchemy.house import House, Paint
 
 postgres_only = pytest.mark.parametrize("url", ["postgres", "postgres-async"], indirect=True)
@@ -216,6 +217,11 @@ def test_unit_is_bound_to_its_thread(house: House) -> None:
                     lambda: house.db.on_commit(print),
                     lambda: house.db.unit_of_work().__enter__(),
                     lambda: session.execute(select(Paint)),
+                    session.connection,
+                    session.begin_nested,
+                    lambda: session.bulk_insert_mappings(Paint, [{"name": "b"}]),
+                    session.rollback,
+                    session.close,
                 ):
                     try:
                         context.run(act)
@@ -225,7 +231,7 @@ def test_unit_is_bound_to_its_thread(house: House) -> None:
             thread = threading.Thread(target=elsewhere)
             thread.start()
             thread.join()
-            assert [NoUnitOfWorkError] * 4 == [type(error) for error in errors]
+            assert [NoUnitOfWorkError] * 9 == [type(error) for error in errors]
         assert ["a"] == await house.stored()
 
     house.run(scenario)
@@ -244,6 +250,82 @@ def test_unit_is_bound_to_its_task(house: House) -> None:
             results = await asyncio.gather(child(), child(), return_exceptions=True)
             assert [NoUnitOfWorkError] * 2 == [type(error) for error in results]
         assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize("url", ["aiosqlite", "postgres-async"], indirect=True)
+def test_child_tasks_have_units_of_their_own(house: House) -> None:
+    """A child task that says `requires_new` works beside its parent's unit, and is refused nothing."""
+
+    async def scenario() -> None:
+        @house.db.with_database_session(propagation="requires_new")
+        async def child(name: str) -> None:
+            await house.add(name)
+
+        with suppress(Boom):
+            async with house.unit():
+                await asyncio.gather(child("a"), child("b"))
+                raise Boom
+        assert ["a", "b"] == await house.stored()
+
+    house.run(scenario)
+
+
+def test_a_session_ends_with_its_unit(house: House) -> None:
+    """Whoever keeps the session of a unit that has ended is refused, for what it did would be lost; it may be closed."""
+
+    async def scenario() -> None:
+        async with house.unit() as session:
+            await house.add("a")
+        late = Paint(name="late")
+        for act in (
+            lambda: session.add(late),
+            lambda: session.execute(select(Paint)),
+            lambda: session.get(Paint, 1),
+            session.connection,
+            lambda: session.begin_nested().start() if house.db.is_async else session.begin_nested(),
+        ):
+            with pytest.raises(NoUnitOfWorkError, match="has ended"):
+                await house.settle(act())
+        await house.settle(session.rollback())
+        await house.settle(session.close())
+        assert 0 == house.db.get_connection_stats()["checked_out"]
+        assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
+def test_who_outlives_a_unit_is_outside(house: House) -> None:
+    """A context that was copied inside, as a task does, is outside when the unit has ended: nothing waits for its commit."""
+    heard: list[str] = []
+    loads: list[int] = []
+    bus, cache = EventBus("studio"), CacheManager("paints")
+    bus.subscribe("paint", heard.append)
+
+    @cache.cache_result(tags=("paints",))
+    def count() -> int:
+        loads.append(1)
+        return len(loads)
+
+    def later() -> None:
+        bus.publish("paint", "told")
+        on_commit(lambda: heard.append("done"))
+        cache.invalidate("paints")
+        assert 2 == count()
+        assert (None, 0) == (ambient.unit_of_work.get(), ambient.process.detours)
+
+    async def scenario() -> None:
+        count()
+        async with house.unit():
+            await house.add("a")
+            async with house.unit(propagation="requires_new"):
+                within = contextvars.copy_context()
+            outer = ambient.unit_of_work.get()
+            assert outer is within.run(ambient.unit_of_work.get)
+        within.run(later)
+        assert ["told", "done"] == heard
+        assert 2 == count()
 
     house.run(scenario)
 

@@ -38,6 +38,10 @@ class Owner(Protocol):
         """Return the innermost open unit of work of this manager."""
         ...
 
+    def unit_around(self) -> UnitOfWork | None:
+        """Return the same, whichever thread or task it belongs to."""
+        ...
+
     def begin(self, options: Options, outer: UnitOfWork | None) -> UnitOfWork:
         """Begin a unit of work with a session of its own."""
         ...
@@ -131,9 +135,11 @@ class Boundary:
             raise RuntimeError("a boundary is entered once: call unit_of_work() again")
         self._entered = True
         options = self._options
-        unit = self._db.open_unit()
+        is_new = options.propagation == "requires_new"
+        # One that begins another beside it, in a child task as well, uses nothing of what is around.
+        unit = self._db.unit_around() if is_new else self._db.open_unit()
         _refuse(options.propagation, unit)
-        if unit is None or options.propagation == "requires_new":
+        if unit is None or is_new:
             if options.propagation != "never":
                 self._unit = self._db.begin(options, unit)
         else:
@@ -189,6 +195,8 @@ class Boundary:
     def _end_savepoint(
         self, unit: UnitOfWork, savepoint: SessionTransaction, error: BaseException | None
     ) -> None:
+        if unit.over:
+            return  # a forked child: the unit ends in its parent
         if error is None and not self._discard:
             try:
                 unit.refuse_doomed()

@@ -74,6 +74,11 @@ def this_app() -> Flask:
     return cast(Flask, current_app._get_current_object())  # type: ignore[attr-defined]  # the proxy's own method
 
 
+def give_up_session() -> ReadSession:
+    """Take the read session out of the current app context, and leave it as it is."""
+    return cast("ReadSession", g.pop(_ATTRIBUTE))
+
+
 def _session_here() -> ReadSession | None:
     return cast("ReadSession | None", g.get(_ATTRIBUTE))
 

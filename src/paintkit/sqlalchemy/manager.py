@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.pool import Pool, SingletonThreadPool, StaticPool
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from paintkit import _arguments, ambient
+from paintkit._locks import new_lock
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import engines
 from paintkit.sqlalchemy.binds import Binds
@@ -81,7 +81,7 @@ class DatabaseConnectionManager:
             )
         self._resolve_commits = _arguments.flag("resolve_commits", resolve_commits)
         self._resolver: CommitResolver | None = None
-        self._creating = threading.Lock()
+        self._creating = new_lock()
         self._engine: Engine | None = None
         self._async_engine: AsyncEngine | None = None
         self._watch = PoolWatch()
@@ -381,10 +381,16 @@ class DatabaseConnectionManager:
         Raises:
             NoUnitOfWorkError: It belongs to another thread or task.
         """
+        unit = self.unit_around()
+        if unit is not None:
+            unit.check_owner()
+        return unit
+
+    def unit_around(self) -> UnitOfWork | None:
+        """Do as `open_unit` does, whoever it belongs to."""
         unit = ambient.unit_of_work.get()
         while isinstance(unit, UnitOfWork):
             if unit.label is self and not unit.over:
-                unit.check_owner()
                 return unit
             unit = unit.outer
         return None
@@ -416,7 +422,16 @@ class DatabaseConnectionManager:
             self._let_reader_rest(expire=True)
 
     def leave_pool_to_parent(self) -> None:
-        """Begin with a new pool, in a forked child."""
+        """Begin with a new pool and outside of every unit of work and read session, in a forked child."""
+        unit = self.unit_around()
+        while unit is not None:
+            unit.leave_to_parent()
+            _left_to_parent.append(unit)
+            unit = self.unit_around()
+        if self._open_reader() is not None:
+            from paintkit.sqlalchemy.flask import give_up_session
+
+            _left_to_parent.append(give_up_session())
         if self._engine is not None:
             _left_to_parent.append(self._engine.pool)
             self._watch.forget()
@@ -506,5 +521,5 @@ def _no_session() -> None:
     """Outside of every app there is no read session."""
 
 
-# Pools of the parent process: never used here and never closed, for their sockets are shared.
-_left_to_parent: list[Pool] = []
+# Pools and sessions of the parent process: never used here and never closed, for their sockets are shared.
+_left_to_parent: list[object] = []

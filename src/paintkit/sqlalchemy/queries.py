@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from paintkit import _arguments, clock, observations
+from paintkit._locks import new_lock
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy import call_sites
 from paintkit.sqlalchemy.commits import NUMBERING
@@ -294,7 +294,7 @@ _guard: ContextVar[query_guard | None] = ContextVar("paintkit.query_guard", defa
 
 # How many guards are open; listening costs every statement something, so nobody listens without one.
 _open = 0
-_changing = threading.Lock()
+_changing = new_lock()
 _retries: observations.Subscription | None = None
 
 

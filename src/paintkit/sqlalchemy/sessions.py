@@ -32,9 +32,20 @@ class UnitSession(Session):
         """The manager that it belongs to."""
         return self.unit.label
 
+    @property
+    def autobegin(self) -> bool:
+        """Whether it begins by itself at its first use; asked then, and each time that nothing is open."""
+        self.unit.check_owner()
+        return True
+
+    @autobegin.setter
+    def autobegin(self, _value: bool) -> None:
+        """A session says so when it is made."""
+
     @override
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Begin a savepoint; the transaction itself is the unit of work's."""
+        self.unit.check_owner()
         if not nested:
             raise _not_yours("begins", "use begin_nested(), or unit_of_work(propagation='nested')")
         return super().begin(nested=True)
@@ -47,13 +58,16 @@ class UnitSession(Session):
     @override
     def rollback(self) -> None:
         """Roll everything back; what follows in this unit of work is not stored either."""
-        self.unit.rolled_back_by_hand()
+        if not self.unit.over:
+            self.unit.check_owner()
+            self.unit.rolled_back_by_hand()
         super().rollback()
 
     @override
     def close(self) -> None:
         """Roll everything back, as `rollback()` does, and forget all objects."""
         if self.in_transaction():
+            self.unit.check_owner()
             self.unit.rolled_back_by_hand()
         super().close()
 
@@ -161,6 +175,7 @@ def _on_create(session: UnitSession, transaction: SessionTransaction) -> None:
         session.unit.savepoint_began()
     elif transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
         # Around the writes of every flush, and of the bulk methods, which flush nothing.
+        session.unit.check_owner()
         session.unit.note_write()
 
 

@@ -142,10 +142,15 @@ class UnitOfWork:
     # What its boundaries and its session tell it.
 
     def check_owner(self) -> None:
-        """Refuse a thread or task that the unit does not belong to."""
+        """Refuse a thread or task that the unit does not belong to, and everybody once it has ended."""
+        if self.over:
+            raise NoUnitOfWorkError(
+                "this unit of work has ended, and its session with it: do inside what needs the session, or open another unit"
+            )
         if self._owner is not None and self._owner != current_owner():
             raise NoUnitOfWorkError(
-                "this unit of work belongs to another thread or task: open a unit of work of its own in each"
+                "this unit of work belongs to another thread or task: open a unit of work of its own in each, in a copied context "
+                "by propagation='requires_new'"
             )
 
     def doom(self, cause: BaseException) -> None:
@@ -217,6 +222,12 @@ class UnitOfWork:
         connection = self._connection
         return None if connection is None or connection.closed else connection.connection.dbapi_connection
 
+    def leave_to_parent(self) -> None:
+        """This process is a child that was forked inside: the unit, and its connection, are the parent's."""
+        self.over = True
+        if self._dirty:
+            ambient.detour(-1)
+
     # How it ends.
 
     def refuse_doomed(self) -> None:
@@ -245,7 +256,14 @@ class UnitOfWork:
 
         Raises:
             UnexpectedRollbackError: A failure inside was swallowed.
+            NoUnitOfWorkError: This is a forked child, and the unit its parent's.
         """
+        if self.over:
+            if error is None:
+                raise NoUnitOfWorkError(
+                    "this unit of work belongs to the process that forked this one: it ends there"
+                )
+            return []
         self._owner = None  # asyncio ends a unit in a task of its own, out of reach of a cancellation
         try:
             if error is not None or self.discarded:

@@ -245,6 +245,8 @@ class _Unit:
     """An open unit of work, as far as a bus needs it."""
 
     is_async = False
+    over = False
+    outer = None
     wrote = True
     began = 0
 
