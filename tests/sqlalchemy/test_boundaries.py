@@ -5,13 +5,13 @@ import re
 from contextlib import nullcontext
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from paintkit import ambient
 from paintkit.errors import NoUnitOfWorkError, UnexpectedRollbackError
-from paintkit.sqlalchemy import DatabaseConnectionManager
+from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, is_transient, query_guard
 from paintkit.testing import FakeClock
 from tests.sqlalchemy.house import Base, House, Paint
 
@@ -202,6 +202,46 @@ def test_requires_new_is_independent(house: House) -> None:
     house.run(scenario)
 
 
+@pytest.mark.parametrize("url", ["postgres", "postgres-async", "asyncpg"], indirect=True)
+def test_requires_new_does_not_wait_for_ever(house: House) -> None:
+    """The unit around it may hold the lock that it wants, and PostgreSQL cannot see that: it waits 3 s; nobody else is hurried.
+
+    A limit that is set already stays, and a guard counts nothing of this.
+    """
+
+    async def scenario() -> None:
+        shown = text("SHOW lock_timeout")
+
+        async def beside() -> str:
+            with query_guard(max_queries=1):
+                async with house.unit(propagation="requires_new"):
+                    return (await house.execute(shown)).scalar_one()
+
+        assert "0" == await beside()  # nothing is around it
+        async with house.unit():
+            assert "0" == await beside()  # what is around it holds nothing
+            await house.add("a")
+            assert "3s" == await beside()
+            assert "0" == (await house.execute(shown)).scalar_one()
+
+    house.run(scenario)
+
+    mine = House(house.db.engine.url, pool=PoolConfig(lock_timeout=0.05))
+
+    async def blocked() -> None:
+        async with mine.unit():
+            await mine.add("a")
+        with pytest.raises(DBAPIError) as caught:
+            async with mine.unit():
+                await mine.execute(update(Paint).values(stock=1))
+                async with mine.unit(propagation="requires_new"):
+                    assert "50ms" == (await mine.execute(text("SHOW lock_timeout"))).scalar_one()
+                    await mine.execute(update(Paint).values(stock=2))
+        assert is_transient(caught.value)
+
+    mine.run(blocked)
+
+
 @pytest.mark.parametrize("poolclass", ["StaticPool", "SingletonThreadPool"])
 def test_requires_new_needs_a_second_connection(poolclass: str) -> None:
     """`requires_new` is refused on a pool of one connection, which both units would share."""
@@ -281,6 +321,23 @@ def test_read_only_reaches_the_server(house: House) -> None:
             assert "on" == (await house.execute(text("SHOW transaction_read_only"))).scalar_one()
         async with house.unit():
             assert "off" == (await house.execute(text("SHOW transaction_read_only"))).scalar_one()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize("url", ["mariadb"], indirect=True)
+def test_read_only_reaches_mariadb(house: House) -> None:
+    """On MariaDB a read-only unit is a READ ONLY transaction: the session's connection, too, cannot write."""
+
+    async def scenario() -> None:
+        write = insert(Paint).values(name="a", stock=0, edits=0)
+        with pytest.raises(DBAPIError, match="READ ONLY"), query_guard(max_queries=1):
+            async with house.unit(read_only=True) as session:
+                session.connection().execute(write)
+        assert [] == await house.stored()
+        async with house.unit() as session:
+            session.connection().execute(write)
+        assert ["a"] == await house.stored()
 
     house.run(scenario)
 

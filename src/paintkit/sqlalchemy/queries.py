@@ -18,11 +18,22 @@ from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy import call_sites
 from paintkit.sqlalchemy.commits import NUMBERING
 from paintkit.sqlalchemy.statements import Ran, fingerprint, is_walk
+from paintkit.sqlalchemy.units import SHORT_LOCKS
 
 __all__ = ["Repetition", "Statement", "query_guard", "watch"]
 
 # What opens, guards and bounds a transaction is no query.
-_CONTROL: Final = ("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "SET LOCAL", "PRAGMA query_only", NUMBERING)
+_CONTROL: Final = (
+    "BEGIN",
+    "SAVEPOINT",
+    "RELEASE",
+    "ROLLBACK",
+    "START TRANSACTION",
+    "SET LOCAL",
+    "PRAGMA query_only",
+    NUMBERING,
+    SHORT_LOCKS,
+)
 
 Kind = Literal["lazy load", "column refresh", "eager load", "select", "write", "other"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import Connection, Engine, event
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from paintkit.sqlalchemy.commits import CommitResolver
     from paintkit.sqlalchemy.sessions import UnitSession
 
-__all__ = ["UnitOfWork", "current_owner", "watch_errors"]
+__all__ = ["SHORT_LOCKS", "UnitOfWork", "current_owner", "watch_errors"]
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
+
+#: How the statement begins that bounds waits for locks, where nobody else has; no guard counts it. The server cannot see that
+#: who holds a lock waits for who wants it, when both are in one thread.
+SHORT_LOCKS: Final = "SELECT set_config('lock_timeout', '3s', true)"
 
 
 def current_owner() -> object:
@@ -47,11 +51,12 @@ class UnitOfWork:
         read_only: Whether writes are refused.
         isolation: The isolation level that was asked for.
         timeout: Seconds that the server may spend on one statement, where it can be told.
+        beside: The unit of the same manager that waits meanwhile, if any: a lock that it holds is not waited for for ever.
         resolver: Who finds out what became of a COMMIT whose answer was lost, if anybody can.
     """
 
     __slots__ = (
-        "_committed", "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
+        "_beside", "_committed", "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
         "async_session", "began", "depth", "discarded", "isolation", "label", "outer", "over", "read_only", "session",
         "unresolved",
     )  # fmt: skip
@@ -65,6 +70,7 @@ class UnitOfWork:
         read_only: bool = False,
         isolation: str | None = None,
         timeout: float | None = None,
+        beside: UnitOfWork | None = None,
         resolver: CommitResolver | None = None,
     ) -> None:
         self.session = session
@@ -90,6 +96,7 @@ class UnitOfWork:
         self._connection: Connection | None = None
         self._failure: BaseException | None = None
         self._timeout = timeout
+        self._beside = beside
         self._resolver = resolver
         #: What has to be raised once the actions that `end` returned have run.
         self.unresolved: CommitOutcomeUnknownError | None = None
@@ -171,9 +178,25 @@ class UnitOfWork:
 
     def note_connection(self, connection: Connection) -> None:
         """The session has taken its connection, or has begun a savepoint on it."""
-        if self._connection is None and self._timeout is not None and connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(self._timeout * 1000))}")
+        if self._connection is None:
+            for statement in self._preparations(connection.dialect.name):
+                connection.exec_driver_sql(statement)
         self._connection = connection
+
+    def _preparations(self, dialect: str) -> Iterator[str]:
+        """What the server is told about the transaction, before anything else is done in it."""
+        if dialect == "postgresql":
+            if self._timeout is not None:
+                yield f"SET LOCAL statement_timeout = {max(1, round(self._timeout * 1000))}"
+            if self._beside is not None and self._beside.is_connected:
+                yield f"{SHORT_LOCKS} WHERE current_setting('lock_timeout') = '0'"
+        elif dialect in {"mysql", "mariadb"} and self.read_only:
+            yield "START TRANSACTION READ ONLY"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has taken a connection, on which it may hold locks."""
+        return self._connection is not None
 
     def holds(self, connection: Connection) -> bool:
         """Whether it works on this connection."""
