@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from flask import Flask, copy_current_request_context
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Engine, event, insert, select, text
 
 from paintkit.errors import NoUnitOfWorkError
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig
@@ -70,6 +70,37 @@ def test_writes_are_refused_with_the_fix(app: Flask, caplog: pytest.LogCaptureFi
     assert "changes are lost" in caplog.text
     with db.engine.connect() as connection:
         assert ["a"] == list(connection.scalars(select(Paint.name)))
+
+
+def test_no_way_around_leads_to_a_write(app: Flask) -> None:
+    """Neither the bulk methods, nor the connection, nor a statement that writes in passing change anything; nothing stays open."""
+    db = manager(app)
+    row = {"name": "b", "stock": 0, "edits": 0}
+    with app.app_context():
+        session = db.session
+        for write in (
+            lambda: session.bulk_insert_mappings(Paint, [row]),
+            lambda: session.bulk_save_objects([Paint(name="b")]),
+            lambda: session.bulk_update_mappings(Paint, [{"id": 1, "name": "b"}]),
+            lambda: session.connection().execute(insert(Paint).values(row)),
+            lambda: session.connection().exec_driver_sql("DELETE FROM paint"),
+            lambda: session.execute(text("EXPLAIN ANALYZE DELETE FROM paint")),
+            session.begin_nested,
+        ):
+            with pytest.raises(NoUnitOfWorkError, match="with_database_session"):
+                write()
+        assert ["a"] == list(session.connection().execute(select(Paint.name)).scalars())
+        assert 1 == session.scalar(text("/* all */ WITH red AS (SELECT 1 AS n) SELECT n FROM red"))
+
+
+def test_a_read_session_ends_with_its_context(app: Flask) -> None:
+    """Whoever keeps it is refused afterwards, and holds no connection."""
+    with app.app_context():
+        kept = manager(app).session
+        kept.scalars(select(Paint)).all()
+    for act in (lambda: kept.scalar(text("SELECT 1")), lambda: kept.add(Paint(name="b")), kept.connection):
+        with pytest.raises(NoUnitOfWorkError, match="has ended"):
+            act()
 
 
 def test_a_clean_end_is_quiet(app: Flask, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,46 @@
 
 import pytest
 
-from paintkit.sqlalchemy.statements import Ran, fingerprint, is_walk
+from paintkit.sqlalchemy.statements import Ran, fingerprint, is_walk, only_reads
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select 1",
+        "  (SELECT 1) UNION (SELECT 2)",
+        "-- of all\n\tSELECT last_update, replace(name, 'a', 'b') FROM paint",
+        "/* of\nall */ WITH RECURSIVE n AS (SELECT 1) SELECT * FROM n",
+        "EXPLAIN ANALYZE SELECT 1",
+        "TABLE paint",
+        "VALUES (1)",
+        "DESCRIBE paint",
+        "PRAGMA query_only",
+    ],
+)
+def test_what_only_reads(sql: str) -> None:
+    """Comments, brackets and named subqueries before a SELECT do not make it a write."""
+    assert only_reads(sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO paint VALUES (1)",
+        "/* SELECT */ DELETE FROM paint",
+        "-- SELECT\nUPDATE paint SET id = 1",
+        "/*! DELETE FROM paint */",
+        "WITH gone AS (DELETE FROM paint RETURNING id) SELECT * FROM gone",
+        "WITH new AS (SELECT 1) REPLACE INTO paint SELECT * FROM new",
+        "EXPLAIN ANALYZE\nUPDATE paint SET id = 1",
+        "CALL restock()",
+        "selection",
+        "",
+    ],
+)
+def test_what_may_write(sql: str) -> None:
+    """What changes rows, wherever it stands, and what nobody knows, is no reading."""
+    assert not only_reads(sql)
 
 
 @pytest.mark.parametrize(

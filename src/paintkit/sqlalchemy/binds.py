@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from sqlalchemy import event
 
 from paintkit.sqlalchemy import engines
+from paintkit.sqlalchemy.sessions import refuse_writes
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -16,6 +19,8 @@ __all__ = ["Binds"]
 
 E = TypeVar("E", bound="Engine | AsyncEngine")
 
+_READING: Final = "reading"
+
 
 class Binds:
     """Engines with options, made once each; their pool is that of the engine they are made of."""
@@ -24,8 +29,13 @@ class Binds:
         self._binds: dict[object, Engine | AsyncEngine] = {}
 
     def for_reading(self, engine: Engine) -> Engine:
-        """Return the engine in autocommit, for sessions that only read."""
-        return self._with(engine, "reading", {"isolation_level": "AUTOCOMMIT", engines.READ_ONLY: True})
+        """Return the engine in autocommit, for sessions that only read: by whatever way."""
+        known = self._binds.get(_READING)
+        if known is None:
+            made = engine.execution_options(isolation_level="AUTOCOMMIT", **{engines.READ_ONLY: True})
+            event.listen(made, "before_cursor_execute", refuse_writes)
+            known = self._binds.setdefault(_READING, made)
+        return cast("Engine", known)
 
     def for_unit(self, engine: E, options: Options) -> E:
         """Return the engine for a unit of work with these options."""

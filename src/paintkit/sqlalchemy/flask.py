@@ -92,7 +92,7 @@ def _close(_error: BaseException | None) -> None:
             "objects were changed outside of a unit of work and the changes are lost: %s",
             [repr(one) for one in (*session.new, *session.deleted, *session.dirty)],
         )
-    session.close()
+    session.end()
 
 
 def query_budget(

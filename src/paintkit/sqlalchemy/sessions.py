@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from sqlalchemy import Connection, Engine, TextClause, event, inspect
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, SessionTransactionOrigin
@@ -12,17 +11,41 @@ from sqlalchemy.orm.state import InstanceState
 from typing_extensions import override
 
 from paintkit.errors import NoUnitOfWorkError
+from paintkit.sqlalchemy.statements import only_reads
 from paintkit.sqlalchemy.units import current_owner
 
 if TYPE_CHECKING:
     from paintkit.sqlalchemy.units import UnitOfWork
 
-__all__ = ["ReadSession", "UnitSession"]
-
-_READING_TEXT: Final = re.compile(r"\s*(select|show|explain|pragma|values)\b", re.IGNORECASE)
+__all__ = ["ReadSession", "UnitSession", "refuse_writes"]
 
 
-class UnitSession(Session):
+class _BulkSession(Session):
+    """Asks before the bulk methods write: no event comes before them."""
+
+    def before_bulk(self) -> None:
+        """Refuse, or note, what is about to be written."""
+
+    @override
+    def bulk_save_objects(self, *args: Any, **kwargs: Any) -> None:
+        """Do as SQLAlchemy's session does, if this one may write."""
+        self.before_bulk()
+        super().bulk_save_objects(*args, **kwargs)
+
+    @override
+    def bulk_insert_mappings(self, *args: Any, **kwargs: Any) -> None:
+        """Do as SQLAlchemy's session does, if this one may write."""
+        self.before_bulk()
+        super().bulk_insert_mappings(*args, **kwargs)
+
+    @override
+    def bulk_update_mappings(self, *args: Any, **kwargs: Any) -> None:
+        """Do as SQLAlchemy's session does, if this one may write."""
+        self.before_bulk()
+        super().bulk_update_mappings(*args, **kwargs)
+
+
+class UnitSession(_BulkSession):
     """The session of a unit of work, which alone decides when it commits and closes."""
 
     unit: UnitOfWork
@@ -41,6 +64,12 @@ class UnitSession(Session):
     @autobegin.setter
     def autobegin(self, _value: bool) -> None:
         """A session says so when it is made."""
+
+    @override
+    def before_bulk(self) -> None:
+        """Refuse strangers, and writes where the unit only reads."""
+        self.unit.check_owner()
+        self.unit.refuse_or_note_write()
 
     @override
     def begin(self, nested: bool = False) -> SessionTransaction:
@@ -104,7 +133,7 @@ def _not_yours(what: str, fix: str) -> RuntimeError:
     return RuntimeError(f"the unit of work {what} by itself: {fix}")
 
 
-class ReadSession(Session):
+class ReadSession(_BulkSession):
     """A session that only reads: every statement sees the latest committed rows, and nothing can be flushed.
 
     Args:
@@ -116,9 +145,39 @@ class ReadSession(Session):
         super().__init__(bind, expire_on_commit=False)
         self.label = label
         self._owner = current_owner()
+        self._is_over = False
+
+    @property
+    def autobegin(self) -> bool:
+        """Whether it begins by itself at its first use; asked then, and each time that nothing is open."""
+        self.check_owner()
+        return True
+
+    @autobegin.setter
+    def autobegin(self, _value: bool) -> None:
+        """A session says so when it is made."""
+
+    @override
+    def before_bulk(self) -> None:
+        """Refuse: it only reads."""
+        raise _reading_only()
+
+    @override
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """Refuse: there is nothing that could be committed or rolled back."""
+        raise _reading_only()
+
+    def end(self) -> None:
+        """Close it for good: its app context is over."""
+        self._is_over = True
+        super().close()
 
     def check_owner(self) -> Self:
-        """Return the session, or refuse a thread that it does not belong to."""
+        """Return the session, or refuse a thread that it does not belong to, and everybody once it is over."""
+        if self._is_over:
+            raise NoUnitOfWorkError(
+                "this read session has ended with its app context: ask for db.session where you need it"
+            )
         if not self.is_mine:
             raise NoUnitOfWorkError(
                 "this read session belongs to another thread: use an app context of its own there"
@@ -149,7 +208,7 @@ def _has_changes(session: Session) -> bool:
 
 def _reads_only(state: ORMExecuteState) -> bool:
     if isinstance(state.statement, TextClause):
-        return _READING_TEXT.match(state.statement.text) is not None
+        return only_reads(state.statement.text)
     return state.is_select
 
 
@@ -175,7 +234,6 @@ def _on_create(session: UnitSession, transaction: SessionTransaction) -> None:
         session.unit.savepoint_began()
     elif transaction.origin is SessionTransactionOrigin.SUBTRANSACTION:
         # Around the writes of every flush, and of the bulk methods, which flush nothing.
-        session.unit.check_owner()
         session.unit.note_write()
 
 
@@ -200,6 +258,14 @@ def _on_read_execute(state: ORMExecuteState) -> None:
 
 def _on_read_flush(session: ReadSession, *_: object) -> None:
     if _has_changes(session):
+        raise _reading_only()
+
+
+def refuse_writes(
+    _connection: Connection, _cursor: Any, sql: str, _values: Any, _context: Any, _many: bool
+) -> None:
+    """Refuse what changes anything: a listener of the engine that read sessions use, for those who go by its connection."""
+    if not only_reads(sql):
         raise _reading_only()
 
 

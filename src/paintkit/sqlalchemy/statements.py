@@ -1,4 +1,4 @@
-"""What the text of a statement tells: which statements are alike, and which of them read one long result in parts."""
+"""What the text of a statement tells: whether it only reads, what it is like, and whether it reads a long result in parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Ran", "fingerprint", "is_walk"]
+__all__ = ["Ran", "fingerprint", "is_walk", "only_reads"]
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 
@@ -16,6 +16,14 @@ _QUOTED_NAME: Final = r'"[^"]*"|`[^`]*`'
 _LITERAL: Final = r"'(?:[^']|'')*'|(?<![\w.$])\d+(?:\.\d+)?\b"
 # As the drivers write them; SQLAlchemy's own mark of a list comes first.
 _PLACEHOLDER: Final = r"__\[POSTCOMPILE_\w+\]|%\(\w+\)s|%s|\?|\$\d+|(?<!:):[A-Za-z_]\w*"
+
+# Space, brackets and comments, as a whole; what MySQL executes of its own "comments" is none.
+_LEAD: Final = r"(?:[\s(]|--[^\n]*|/\*(?!!).*?\*/)*+"
+_CHANGE: Final = r"\b(?:insert|update|delete|merge|replace\s+into)\b"
+_READING: Final = re.compile(
+    rf"{_LEAD}(?:(?:select|show|values|table|describe|desc|pragma)\b|(?:with|explain)\b(?!.*{_CHANGE}))",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _VALUES: Final = re.compile(rf"({_QUOTED_NAME})|{_LITERAL}")
 _LISTS: Final = re.compile(
@@ -44,6 +52,16 @@ class Ran(NamedTuple):
 
     sql: str
     parameters: Parameters
+
+
+def only_reads(sql: str) -> bool:
+    """Tell whether a statement reads and changes nothing, as far as its text shows it; in doubt it does not.
+
+    Example:
+        >>> only_reads("/* all */ WITH red AS (SELECT 1) SELECT * FROM red"), only_reads("EXPLAIN ANALYZE DELETE FROM paint")
+        (True, False)
+    """
+    return _READING.match(sql) is not None
 
 
 @functools.lru_cache(maxsize=1024)
