@@ -1,5 +1,7 @@
 """How many connections there are, and how long one waits for them."""
 
+from datetime import timedelta
+
 import pytest
 import sqlalchemy.exc
 import sqlalchemy.pool
@@ -27,6 +29,23 @@ def test_presets() -> None:
     """Development fails fast and shows values; production keeps them to itself."""
     assert (5.0, False) == (PoolConfig.development().pool_timeout, PoolConfig.development().hide_parameters)
     assert (20.0, True) == (PoolConfig.production().pool_timeout, PoolConfig.production().hide_parameters)
+
+
+def test_durations_may_be_timedeltas() -> None:
+    """A timedelta is as good as its seconds, in every option that is a duration."""
+    durations = {
+        "pool_timeout": 20.0,
+        "pool_recycle": 300.0,
+        "connect_timeout": 5.0,
+        "silence_timeout": 15.0,
+        "response_timeout": 30.0,
+        "statement_timeout": 2.0,
+        "lock_timeout": 1.0,
+        "idle_in_transaction_timeout": 60.0,
+        "leak_threshold": 60.0,
+    }
+    given = {name: timedelta(seconds=value) for name, value in durations.items()}
+    assert PoolConfig(**durations) == PoolConfig(**given)
 
 
 @pytest.mark.parametrize(

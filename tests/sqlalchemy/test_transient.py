@@ -1,5 +1,7 @@
 """Which database errors may be gone at the next attempt."""
 
+import errno
+import socket
 import sqlite3
 import threading
 from pathlib import Path
@@ -70,6 +72,12 @@ class Asyncpg(Exception):
         sqlite_error(sqlite3.SQLITE_BUSY_SNAPSHOT),
         sqlite_error(sqlite3.SQLITE_LOCKED_SHAREDCACHE),
         ConnectionResetError(),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+        OSError(
+            "Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 111] Connect call failed ('::', 1)"
+        ),
     ],
     ids=repr,
 )
@@ -95,6 +103,10 @@ def test_transient_errors(error: BaseException) -> None:
         sqlite_error(sqlite3.SQLITE_FULL),
         sqlite_error(sqlite3.SQLITE_READONLY),
         ValueError("connection refused"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("connection refused"),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
         KeyError("sku"),
         KeyboardInterrupt(),
     ],

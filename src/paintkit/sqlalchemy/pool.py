@@ -26,6 +26,8 @@ _SERVER_LIMITS: Final = ("statement_timeout", "lock_timeout", "idle_in_transacti
 class PoolConfig:
     """The options of a connection pool; the names are those of `sqlalchemy.create_engine`.
 
+    Durations are in seconds, or a timedelta.
+
     Args:
         pool_size: Connections kept open, at least 1.
         max_overflow: Further connections under load, closed when they come back; 0 or more.
@@ -83,17 +85,22 @@ class PoolConfig:
     def __post_init__(self) -> None:
         _arguments.count("pool_size", self.pool_size)
         _arguments.count("max_overflow", self.max_overflow, least=0)
-        _arguments.seconds("pool_timeout", self.pool_timeout, zero=True)
+        self._in_seconds("pool_timeout", zero=True)
         for name in ("pool_recycle", "connect_timeout", "silence_timeout"):
-            _arguments.seconds(name, getattr(self, name))
+            self._in_seconds(name)
         if self.max_waiting is not None:
             _arguments.count("max_waiting", self.max_waiting, least=0)
         for name in ("response_timeout", "leak_threshold", *_SERVER_LIMITS):
             if getattr(self, name) is not None:
-                _arguments.seconds(name, getattr(self, name))
+                self._in_seconds(name)
         for name in ("pool_pre_ping", "pool_use_lifo", "hide_parameters", "transaction_pooler"):
             _arguments.flag(name, getattr(self, name))
         self._refuse_limits_of_shared_sessions()
+
+    def _in_seconds(self, name: str, *, zero: bool = False) -> None:
+        object.__setattr__(
+            self, name, _arguments.seconds(name, getattr(self, name), zero=zero)
+        )  # it is frozen
 
     def _refuse_limits_of_shared_sessions(self) -> None:
         wrong = [name for name in _SERVER_LIMITS if getattr(self, name) is not None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from typing import Final
@@ -45,13 +47,18 @@ _UNKNOWN_OUTCOME_MYSQL: Final = frozenset({1053, 1158, 1159, 1160, 1161, 1317, 1
 
 _TRANSIENT_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+# The host, or the way to it, is not there at this moment; what waits or is refused is an error of a kind of its own.
+_TRANSIENT_ERRNOS: Final = frozenset(
+    {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH}
+)
+
 # libpq gives no SQLSTATE for what happens before a session exists, only words.
 _TRANSIENT_WORDS: Final = re.compile(
     r"connection refused|connection reset|connection timed out|connection timeout|timeout expired|broken pipe"
     r"|could not receive data|could not send data|server closed the connection|closed unexpectedly"
     r"|connection (already )?closed|connection is (closed|lost|bad)|the connection is closed|terminating connection"
     r"|starting up|shutting down|recovery mode|not yet accepting connections|too many (clients|connections)|remaining connection slots"
-    r"|network is unreachable|no route to host|temporary failure in name resolution",
+    r"|network is unreachable|no route to host|host is down|connect call failed|temporary failure in name resolution",
     re.IGNORECASE,
 )
 
@@ -133,6 +140,16 @@ def _by_driver(error: BaseException, module: str) -> bool | None:
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_SQLITE
     if isinstance(error, ConnectionError | TimeoutError):
         return True
+    if isinstance(error, OSError) and _network_is_down(error):
+        return True
     if module in {"psycopg", "psycopg2", "asyncpg"}:
         return _TRANSIENT_WORDS.search(str(error)) is not None
     return None
+
+
+def _network_is_down(error: OSError) -> bool:
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    # asyncio tried several addresses of a name in vain, and tells what became of each in words alone.
+    several = error.errno is None and str(error).startswith("Multiple exceptions")
+    return error.errno in _TRANSIENT_ERRNOS or (several and _TRANSIENT_WORDS.search(str(error)) is not None)
