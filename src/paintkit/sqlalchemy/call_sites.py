@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -15,14 +16,15 @@ from sqlalchemy import __file__ as sqlalchemy_file
 
 __all__ = ["frames", "is_caller", "place", "places"]
 
-_PACKAGES: Final = (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
-_STDLIB: Final = sysconfig.get_paths()["stdlib"]
+# With the separator: `paintkit_shop` beside us is somebody else's.
+_PACKAGES: Final = tuple(sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib"))
+_STDLIB: Final = sysconfig.get_paths()["stdlib"] + os.sep
 
 # Code in these folders does as it is told, and so does what a template engine does for its templates.
 _ENGINE_ROOM: Final = (
-    str(Path(sqlalchemy_file).parent),
-    str(Path(__file__).parents[1]),
-    *(str(Path(folder, "jinja2")) for folder in _PACKAGES),
+    str(Path(sqlalchemy_file).parent) + os.sep,
+    str(Path(__file__).parents[1]) + os.sep,
+    *(str(Path(folder, "jinja2")) + os.sep for folder in _PACKAGES),
     "<",
 )
 
