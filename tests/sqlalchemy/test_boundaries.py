@@ -361,6 +361,24 @@ def test_isolation_is_the_transactions_own(house: House) -> None:
     house.run(scenario)
 
 
+@pytest.mark.parametrize("url", ["sqlite-memory", "aiosqlite"], indirect=True)
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_isolation_that_sqlite_has_not(
+    house: House, isolation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused before a connection is taken, and the error tells what to do; SERIALIZABLE is what SQLite has."""
+
+    async def scenario() -> None:
+        with pytest.raises(ValueError, match="leave it out"):
+            async with house.unit(isolation=isolation):
+                pass
+        async with house.unit(isolation="SERIALIZABLE"):
+            await house.add("a")
+        assert (["a"], []) == (await house.stored(), caplog.records)
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("url", ["postgres", "postgres-async"], indirect=True)
 def test_timeout_bounds_statements(house: House) -> None:
     """`timeout` is the server's statement timeout inside that unit of work, and ends with it."""

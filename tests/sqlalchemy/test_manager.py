@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,30 @@ def test_engine_keeps_its_pool() -> None:
     with pytest.raises(RuntimeError):
         db.configure_pool(PoolConfig())
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: create_engine("sqlite://", isolation_level="AUTOCOMMIT"),
+        lambda: create_engine("sqlite://").execution_options(isolation_level="AUTOCOMMIT"),
+        lambda: app_with("sqlite://", isolation_level="AUTOCOMMIT"),
+    ],
+    ids=["engine", "option", "app"],
+)
+def test_autocommit_is_refused(make: Callable[[], object]) -> None:
+    """An engine that commits every statement by itself is refused: what fails in a unit of work would be stored."""
+    with pytest.raises(ValueError, match="AUTOCOMMIT"):
+        _ = DatabaseConnectionManager(make()).engine
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [("echo", "engine_options"), ({"connect_args": None}, "connect_args")]
+)
+def test_bad_engine_options_are_named(options: object, named: str) -> None:
+    """Options that are no dictionary are refused at once."""
+    with pytest.raises(TypeError, match=named):
+        DatabaseConnectionManager("sqlite://", engine_options=options)
 
 
 def test_pool_must_be_a_pool_config() -> None:

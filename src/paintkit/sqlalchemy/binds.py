@@ -21,6 +21,8 @@ E = TypeVar("E", bound="Engine | AsyncEngine")
 
 _READING: Final = "reading"
 
+_OF_SQLITE: Final = (None, "SERIALIZABLE", "READ UNCOMMITTED")
+
 
 class Binds:
     """Engines with options, made once each; their pool is that of the engine they are made of."""
@@ -54,6 +56,10 @@ def _transaction_options(dialect: str, options: Options) -> dict[str, Any]:
     if options.isolation is not None:
         chosen["isolation_level"] = options.isolation
     match dialect:
+        case "sqlite" if options.isolation not in _OF_SQLITE:
+            raise ValueError(
+                f"SQLite has no isolation {options.isolation!r}: its transactions are SERIALIZABLE, so leave it out"
+            )
         case "sqlite" if options.read_only:
             chosen[engines.READ_ONLY] = True
         case "sqlite":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
     from sqlalchemy.pool import Pool
 
-__all__ = ["BEGIN_MODE", "READ_ONLY", "make_engine", "sync_engine", "take_begin_control"]
+__all__ = ["BEGIN_MODE", "READ_ONLY", "make_engine", "refuse_autocommit", "sync_engine", "take_begin_control"]
 
 #: The execution option that says how SQLite begins: `IMMEDIATE` takes the write lock at once, and waits for it.
 BEGIN_MODE: Final = "paintkit_begin"
@@ -66,6 +66,19 @@ def sync_engine(engine: object) -> Engine | None:
     if module is not None and isinstance(engine, module.AsyncEngine):
         return engine.sync_engine  # type: ignore[no-any-return]  # found through sys.modules
     return None
+
+
+def refuse_autocommit(engine: Engine) -> None:
+    """Raise if this engine commits every statement by itself, so that nothing could be rolled back.
+
+    Raises:
+        ValueError: It does.
+    """
+    given = engine.get_execution_options().get("isolation_level", engine.dialect._on_connect_isolation_level)
+    if given == "AUTOCOMMIT":
+        raise ValueError(
+            "this engine is in AUTOCOMMIT, where a unit of work could not roll back: leave its isolation_level out"
+        )
 
 
 def take_begin_control(engine: Engine) -> None:

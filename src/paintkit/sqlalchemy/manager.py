@@ -56,7 +56,8 @@ class DatabaseConnectionManager:
 
     Raises:
         TypeError: `source` is none of these.
-        ValueError: The URL is wrong or missing, its driver is not installed, or an engine came with pool options.
+        ValueError: The URL is wrong or missing, its driver is not installed, or an engine came with pool options, or commits
+            every statement by itself (AUTOCOMMIT).
 
     Example:
         >>> import sqlalchemy
@@ -88,7 +89,7 @@ class DatabaseConnectionManager:
         self._settings: AppSettings | None = None
         self._binds = Binds()
         self._pool = pool or PoolConfig()
-        self._options = dict(engine_options or {})
+        self._options = _checked(engine_options)
         # How `db.session` finds a session outside a unit of work: an app that is attached says so.
         self._read_session: Callable[[], ReadSession | None] = _no_session
         self._open_reader: Callable[[], ReadSession | None] = _no_session
@@ -493,6 +494,7 @@ class DatabaseConnectionManager:
             inner = engine
         else:
             inner, self._async_engine = engine.sync_engine, engine
+        engines.refuse_autocommit(inner)
         engines.take_begin_control(inner)
         watch_errors(inner)
         if self._resolve_commits and inner.dialect.name == "postgresql":
@@ -517,6 +519,16 @@ class DatabaseConnectionManager:
 
 def _unit_session(bind: Engine) -> UnitSession:
     return UnitSession(bind, expire_on_commit=False)
+
+
+def _checked(given: object) -> dict[str, Any]:
+    """Return options for `create_engine`, or raise an error that names the one that is wrong."""
+    options = {} if given is None else given
+    if not isinstance(options, Mapping):
+        raise TypeError(f"engine_options must be a dictionary, not {type(given).__name__}")
+    if not isinstance(options.get("connect_args", {}), Mapping):
+        raise TypeError("engine_options['connect_args'] must be a dictionary, of arguments for the driver")
+    return dict(options)
 
 
 def _no_session() -> None:
