@@ -361,7 +361,8 @@ def _ended_by_server(context: ExceptionContext) -> bool:
         return True
     error, name = context.original_exception, context.dialect.name
     if name in {"mysql", "mariadb"}:
-        return error.args[:1] == (1213,)  # InnoDB answers a deadlock by rolling everything back
+        # InnoDB answers a deadlock, and a row that was changed under its snapshot, by rolling everything back.
+        return error.args[:1] in {(1213,), (1020,)}
     if name == "sqlite" and context.connection is not None:
         return not getattr(context.connection.connection.dbapi_connection, "in_transaction", True)
     return False
