@@ -68,6 +68,12 @@ class Asyncpg(Exception):
         pymysql.err.OperationalError(1213, "Deadlock found"),
         pymysql.err.OperationalError(1205, "Lock wait timeout exceeded"),
         pymysql.err.OperationalError(2013, "Lost connection"),
+        pymysql.err.OperationalError(
+            3101, "Plugin instructed the server to rollback the current transaction"
+        ),
+        pymysql.err.OperationalError(
+            3572, "Statement aborted because lock(s) could not be acquired immediately"
+        ),
         sqlite_error(sqlite3.SQLITE_BUSY),
         sqlite_error(sqlite3.SQLITE_BUSY_SNAPSHOT),
         sqlite_error(sqlite3.SQLITE_LOCKED_SHAREDCACHE),

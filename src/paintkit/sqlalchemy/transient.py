@@ -35,6 +35,8 @@ _TRANSIENT_MYSQL: Final = frozenset(
         1158, 1159, 1160, 1161,  # the network failed
         1205, 1213,  # lock wait timeout, deadlock
         2002, 2003, 2006, 2013, 2055,  # cannot connect, gone away, lost
+        3101,  # another member of the group was quicker
+        3572,  # a lock was not free at once
         4031,  # closed as idle
     }
 )  # fmt: skip
