@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import threading
 from contextlib import nullcontext, suppress
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, text, update
@@ -473,6 +474,46 @@ def test_a_row_changed_under_a_snapshot_dooms_everything(house: House, guarded: 
                         session.execute(update(Paint).where(Paint.name == "a").values(stock=2))
                 await house.add("half")
         assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize("url", ["mariadb"], indirect=True)
+def test_a_deadlock_in_a_savepoint_dooms_everything(house: House) -> None:
+    """MariaDB answers a deadlock by rolling everything back, not to the savepoint: who swallows it stores nothing."""
+    holds, wants = threading.Event(), threading.Event()
+
+    def touch(name: str) -> Any:
+        return update(Paint).where(Paint.name == name).values(stock=Paint.stock + 1)
+
+    def cross() -> None:
+        with house.db.engine.begin() as other:
+            # The victim is who has changed less.
+            rows = [{"name": f"weight {number}", "stock": 0, "edits": 0} for number in range(20)]
+            other.execute(insert(Paint), rows)
+            other.execute(touch("b"))
+            holds.set()
+            wants.wait(10)
+            other.execute(touch("a"))
+
+    async def scenario() -> None:
+        async with house.unit():
+            await house.add("a")
+            await house.add("b")
+        crossing = threading.Thread(target=cross)
+        with pytest.raises(UnexpectedRollbackError, match="1213"):
+            async with house.unit() as session:
+                session.execute(touch("a"))
+                await house.add("lost")
+                crossing.start()
+                holds.wait(10)
+                wants.set()
+                with suppress(DBAPIError):
+                    async with house.unit(propagation="nested"):
+                        session.execute(touch("b"))
+                await house.add("half")
+        crossing.join(10)
+        assert set() == {"lost", "half"} & set(await house.stored())
 
     house.run(scenario)
 
