@@ -1,5 +1,6 @@
 """The same boundaries without naming a manager."""
 
+import asyncio
 import gc
 from collections.abc import Iterator
 
@@ -106,4 +107,4 @@ def test_wrong_colour_is_refused_at_the_call() -> None:
     db = DatabaseConnectionManager("sqlite+aiosqlite://")
     with pytest.raises(TypeError, match="async"):
         opened()
-    db.close()
+    asyncio.run(db.aclose())

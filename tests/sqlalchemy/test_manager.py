@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,9 +149,31 @@ def test_bad_engine_options_are_named(options: object, named: str) -> None:
 
 
 def test_pool_must_be_a_pool_config() -> None:
-    """Pool options by themselves are refused with the fix."""
+    """Pool options by themselves are refused with the fix, at construction and later; so are an app's that are no dictionary."""
     with pytest.raises(TypeError, match=r"PoolConfig\(\*\*options\)"):
         DatabaseConnectionManager("sqlite://", pool=dict(POOL_SETTINGS))
+    with pytest.raises(TypeError, match=r"PoolConfig\(\*\*options\)"):
+        DatabaseConnectionManager("sqlite://").configure_pool(dict(POOL_SETTINGS))
+    app = app_with("sqlite://")
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = ["echo"]
+    with pytest.raises(TypeError, match="SQLALCHEMY_ENGINE_OPTIONS"):
+        DatabaseConnectionManager(app)
+
+
+def test_twins_of_the_other_colour_are_refused() -> None:
+    """To close or check a manager in the other colour would do nothing: it names the twin that does."""
+    blocking, asyncio_only = (
+        DatabaseConnectionManager("sqlite://"),
+        DatabaseConnectionManager("sqlite+aiosqlite://"),
+    )
+    for call, twin in ((asyncio_only.close, "db.aclose()"), (asyncio_only.check, "db.acheck()")):
+        with pytest.raises(TypeError, match=re.escape(twin)):
+            call()
+    for start, twin in ((blocking.aclose, "db.close()"), (blocking.acheck, "db.check()")):
+        with pytest.raises(TypeError, match=re.escape(twin)):
+            asyncio.run(start())
+    blocking.close()
+    asyncio.run(asyncio_only.aclose())
 
 
 def test_async_engine_makes_an_async_manager() -> None:

@@ -109,6 +109,21 @@ def test_guards_nest_and_end(house: House) -> None:
     house.run(scenario)
 
 
+def test_closing_what_is_not_open_harms_nobody(house: House) -> None:
+    """A guard that is closed twice, or was never opened, leaves those that come after it their eyes."""
+
+    async def scenario() -> None:
+        guard = query_guard()
+        for _ in range(3):
+            guard.close()
+            with query_guard() as guard:
+                async with house.unit():
+                    await house.execute(select(Paint))
+            assert 1 == len(guard.statements)
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("url", ["sqlite-memory", "postgres"], indirect=True)
 def test_other_threads_are_not_counted(house: House) -> None:
     """What another thread runs meanwhile is its own."""

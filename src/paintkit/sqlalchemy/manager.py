@@ -76,10 +76,7 @@ class DatabaseConnectionManager:
         engine_options: Mapping[str, Any] | None = None,
         resolve_commits: bool = False,
     ) -> None:
-        if pool is not None and not isinstance(pool, PoolConfig):
-            raise TypeError(
-                f"pool must be a PoolConfig, not {type(pool).__name__}: write PoolConfig(**options)"
-            )
+        _refuse_other_pools(pool)
         self._resolve_commits = _arguments.flag("resolve_commits", resolve_commits)
         self._resolver: CommitResolver | None = None
         self._creating = new_lock()
@@ -148,7 +145,9 @@ class DatabaseConnectionManager:
 
         Raises:
             RuntimeError: The engine exists already, so its pool cannot change any more.
+            TypeError: `pool` is something else.
         """
+        _refuse_other_pools(pool)
         if self._engine is not None:
             if pool is None:
                 return
@@ -199,6 +198,8 @@ class DatabaseConnectionManager:
 
     async def acheck(self, *, workers: int | None = None, replicas: int = 1) -> list[Finding]:
         """Do as `check` does, for an async manager."""
+        if not self.is_async:
+            raise TypeError("this manager is blocking: db.check()")
         from sqlalchemy.util import greenlet_spawn
 
         def look() -> list[Finding]:
@@ -211,12 +212,16 @@ class DatabaseConnectionManager:
 
     def close(self) -> None:
         """Close the idle connections and take the manager out of use; open units of work keep theirs to the end."""
+        if self.is_async:
+            raise TypeError("this manager is async: await db.aclose()")
         managers.discard(self)
-        if self._engine is not None and not self.is_async:
+        if self._engine is not None:
             self._engine.dispose()
 
     async def aclose(self) -> None:
         """Do as `close` does, for an async manager."""
+        if not self.is_async:
+            raise TypeError("this manager is blocking: db.close()")
         managers.discard(self)
         if self._async_engine is not None:
             await self._async_engine.dispose()
@@ -519,6 +524,11 @@ class DatabaseConnectionManager:
 
 def _unit_session(bind: Engine) -> UnitSession:
     return UnitSession(bind, expire_on_commit=False)
+
+
+def _refuse_other_pools(pool: object) -> None:
+    if pool is not None and not isinstance(pool, PoolConfig):
+        raise TypeError(f"pool must be a PoolConfig, not {type(pool).__name__}: write PoolConfig(**options)")
 
 
 def _checked(given: object) -> dict[str, Any]:

@@ -226,10 +226,11 @@ class query_guard:  # noqa: N801 - a verb where it is used: `with query_guard(ma
             self.verify()
 
     def close(self) -> None:
-        """End the block without a verdict."""
-        watch(-1)
-        _guard.set(self._outer)
-        self._used = False
+        """End the block without a verdict; one that is not open stays as it is."""
+        if self._used:
+            self._used = False
+            watch(-1)
+            _guard.set(self._outer)
 
     def verify(self) -> None:
         """Raise if too many statements ran so far.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 __all__ = ["AppSettings", "FlaskApp", "FlaskExtension", "is_flask", "is_flask_extension"]
@@ -57,6 +57,8 @@ class AppSettings:
     def heed(self) -> None:
         """Take over what the configuration says and we did not write there: it may be set until the engine exists."""
         settings = self._app.config.get(_SETTING) or {}
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"{_SETTING} must be a dictionary, not {type(settings).__name__}")
         self.own |= {
             name: value
             for name, value in settings.items()
