@@ -150,6 +150,30 @@ def test_session_cannot_commit_by_itself(house: House) -> None:
     house.run(scenario)
 
 
+def test_its_connection_cannot_commit_either(house: House) -> None:
+    """A commit on the session's connection, which would store half of the unit, is refused: nothing is stored."""
+
+    async def scenario() -> None:
+        with pytest.raises(RuntimeError, match="commits by itself"):
+            async with house.unit() as session:
+                await house.add("a")
+                connection = await house.settle(session.connection())
+                await house.settle(connection.commit())
+        assert [] == await house.stored()
+        async with house.unit():
+            await house.add("b")
+            if house.is_postgres:  # a connection of one's own is one's own
+                engine = house.db.async_engine if house.db.is_async else house.db.engine
+                other = await house.settle(engine.connect())
+                await house.settle(other.execute(insert(Paint).values(name="c", stock=0, edits=0)))
+                await house.settle(other.commit())
+                await house.settle(other.close())
+                assert ["c"] == await house.stored()
+        assert ["b"] == [name for name in await house.stored() if name != "c"]
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("method", ["rollback", "close"])
 def test_rollback_by_hand_stores_nothing(house: House, method: str) -> None:
     """After `session.rollback()` or `.close()` nothing of the unit is stored, what follows included, and no hook runs."""

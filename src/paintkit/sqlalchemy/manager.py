@@ -26,7 +26,7 @@ from paintkit.sqlalchemy.registry import managers
 from paintkit.sqlalchemy.sessions import ReadSession, UnitSession
 from paintkit.sqlalchemy.sizing import Finding, findings
 from paintkit.sqlalchemy.sources import AppSettings, FlaskApp, FlaskExtension, is_flask, is_flask_extension
-from paintkit.sqlalchemy.units import UnitOfWork, watch_errors
+from paintkit.sqlalchemy.units import UnitOfWork, watch
 from paintkit.sqlalchemy.urls import is_async, normalized_url, pool_name
 
 if TYPE_CHECKING:
@@ -501,7 +501,7 @@ class DatabaseConnectionManager:
             inner, self._async_engine = engine.sync_engine, engine
         engines.refuse_autocommit(inner)
         engines.take_begin_control(inner)
-        watch_errors(inner)
+        watch(inner)
         if self._resolve_commits and inner.dialect.name == "postgresql":
             self._resolver = CommitResolver(inner, is_async=self.is_async)
         self._watch.leak_threshold = self._pool.leak_threshold

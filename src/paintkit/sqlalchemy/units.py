@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from paintkit.sqlalchemy.commits import CommitResolver
     from paintkit.sqlalchemy.sessions import UnitSession
 
-__all__ = ["SHORT_LOCKS", "UnitOfWork", "current_owner", "watch_errors"]
+__all__ = ["SHORT_LOCKS", "UnitOfWork", "current_owner", "watch"]
 
 _log: Final = logging.getLogger("paintkit.sqlalchemy")
 
@@ -57,7 +57,7 @@ class UnitOfWork:
 
     __slots__ = (
         "_beside", "_committed", "_connection", "_dirty", "_failure", "_ledger", "_owner", "_resolver", "_timeout", "_wrote",
-        "async_session", "began", "depth", "discarded", "isolation", "label", "outer", "over", "read_only", "session",
+        "async_session", "began", "depth", "discarded", "is_ending", "isolation", "label", "outer", "over", "read_only", "session",
         "unresolved",
     )  # fmt: skip
 
@@ -86,6 +86,8 @@ class UnitOfWork:
         self.depth = 1
         #: Whether the owner asked for a rollback, so that nobody is surprised by it.
         self.discarded = False
+        #: Whether its owner is about to commit it.
+        self.is_ending = False
         #: Whether it has ended.
         self.over = False
         self._owner: object = current_owner()
@@ -287,6 +289,7 @@ class UnitOfWork:
                     "this unit of work belongs to the process that forked this one: it ends there"
                 )
             return []
+        self.is_ending = True
         self._owner = None  # asyncio ends a unit in a task of its own, out of reach of a cancellation
         try:
             if error is not None or self.discarded:
@@ -368,9 +371,20 @@ def _ended_by_server(context: ExceptionContext) -> bool:
     return False
 
 
-def watch_errors(engine: Engine) -> None:
-    """Let failing statements of this engine tell the unit of work in which they ran."""
+def watch(engine: Engine) -> None:
+    """Let what happens to a connection of this engine tell the unit of work that holds it."""
     event.listen(engine, "handle_error", _on_error)
+    event.listen(engine, "commit", _on_commit)
+
+
+def _on_commit(connection: Connection) -> None:
+    unit = ambient.unit_of_work.get()
+    while isinstance(unit, UnitOfWork):
+        if unit.holds(connection) and not unit.is_ending:
+            raise RuntimeError(
+                "the unit of work commits by itself: its connection cannot, for half of it would be stored"
+            )
+        unit = unit.outer
 
 
 def _on_error(context: ExceptionContext) -> None:
