@@ -242,6 +242,25 @@ def test_requires_new_does_not_wait_for_ever(house: House) -> None:
     mine.run(blocked)
 
 
+@pytest.mark.parametrize("url", ["sqlite-memory", "sqlite-file", "aiosqlite"], indirect=True)
+def test_requires_new_on_sqlite_does_not_wait_for_itself(house: House) -> None:
+    """SQLite has one writer: a second one beside it, in the same thread or task, is refused at its first use, not after 5 s."""
+
+    async def scenario() -> None:
+        async with house.unit():
+            async with house.unit(propagation="requires_new"):
+                await house.add("a")  # nobody writes yet
+            await house.add("b")
+            async with house.unit(propagation="requires_new"):
+                pass  # it has nothing to do
+            with pytest.raises(ValueError, match="one writer"):
+                async with house.unit(propagation="requires_new"):
+                    await house.add("c")
+        assert ["a", "b"] == await house.stored()
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("poolclass", ["StaticPool", "SingletonThreadPool"])
 def test_requires_new_needs_a_second_connection(poolclass: str) -> None:
     """`requires_new` is refused on a pool of one connection, which both units would share."""

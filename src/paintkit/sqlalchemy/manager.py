@@ -284,7 +284,8 @@ class DatabaseConnectionManager:
             propagation: What to do about a unit of work that is open already. `"required"` joins it: a failure inside then
                 dooms the whole unit, even if it is caught. `"nested"` guards a savepoint in it, so that a failure inside
                 may be caught. `"requires_new"` opens another one beside it, on a second connection; on PostgreSQL it waits at
-                most 3 seconds for a lock, which the other may hold, unless a `lock_timeout` is set. `"mandatory"` joins and
+                most 3 seconds for a lock, which the other may hold, unless a `lock_timeout` is set; on SQLite, which has one
+                writer, it may only read once the other has begun. `"mandatory"` joins and
                 raises if none is open. `"never"` raises if one is open, and runs without any: there is no session.
             read_only: Refuse writes; the transaction is READ ONLY on PostgreSQL and MariaDB. Of the outermost boundary only.
             isolation: The isolation level of the transaction, default the engine's.

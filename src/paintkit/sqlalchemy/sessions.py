@@ -59,6 +59,7 @@ class UnitSession(_BulkSession):
     def autobegin(self) -> bool:
         """Whether it begins by itself at its first use; asked then, and each time that nothing is open."""
         self.unit.check_owner()
+        self.unit.refuse_to_wait_for_itself()
         return True
 
     @autobegin.setter

@@ -162,6 +162,21 @@ class UnitOfWork:
                 "by propagation='requires_new'"
             )
 
+    def refuse_to_wait_for_itself(self) -> None:
+        """Refuse to write on SQLite beside the unit of this thread or task that is its one writer, and waits for this one.
+
+        Raises:
+            ValueError: It is.
+        """
+        writer = self._beside
+        if writer is None or self.read_only or writer.read_only or not writer.is_connected:
+            return
+        if writer._owner == self._owner and self.session.get_bind().dialect.name == "sqlite":
+            raise ValueError(
+                "propagation='requires_new' cannot write here: SQLite has one writer, and that is the unit of work around it; "
+                "use 'nested', or read_only=True"
+            )
+
     def doom(self, cause: BaseException) -> None:
         """A boundary that joined has failed: nothing since the innermost savepoint may be stored."""
         self._ledger.doom(cause)
