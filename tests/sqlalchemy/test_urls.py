@@ -35,10 +35,18 @@ def test_what_is_no_url_is_refused_without_repeating_it(given: str) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_missing_driver_is_named() -> None:
-    """A driver that is not installed is named as what is missing."""
-    with pytest.raises(ValueError, match="pip install pg8000"):
-        normalized_url("postgresql+pg8000://host/db")
+@pytest.mark.parametrize(
+    ("dialect", "package"),
+    [
+        ("postgresql+pg8000", "pg8000"),
+        ("mysql+mysqldb", "mysqlclient"),
+        ("mysql+mysqlconnector", "mysql-connector-python"),
+    ],
+)
+def test_missing_driver_is_named(dialect: str, package: str) -> None:
+    """A driver that is not installed is named by the package that brings it."""
+    with pytest.raises(ValueError, match=f"pip install {package}"):
+        normalized_url(f"{dialect}://host/db")
 
 
 def test_missing_driver_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

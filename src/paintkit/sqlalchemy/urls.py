@@ -20,6 +20,8 @@ _DRIVERS: Final = {
 
 # What brings a driver, where that is no package of the same name.
 _EXTRAS: Final = {
+    "MySQLdb": "mysqlclient",
+    "mysql": "mysql-connector-python",
     "aiosqlite": "'paintkit[async]' aiosqlite",
     "asyncpg": "'paintkit[async]' asyncpg",
     "psycopg": "'paintkit[postgres]'",
