@@ -150,6 +150,23 @@ def test_session_cannot_commit_by_itself(house: House) -> None:
     house.run(scenario)
 
 
+@pytest.mark.parametrize("sql", ["COMMIT", "-- now\nrollback", "BEGIN", "START TRANSACTION"])
+def test_no_text_begins_or_ends_it(house: House, sql: str) -> None:
+    """What SQL could do to the transaction is refused, too; the unit goes on, and is stored as a whole."""
+
+    async def scenario() -> None:
+        async with house.unit() as session:
+            await house.add("a")
+            with pytest.raises(RuntimeError, match="leave BEGIN, COMMIT and ROLLBACK to it"):
+                await house.settle(session.execute(text(sql)))
+            await house.settle(session.execute(text("SAVEPOINT own")))
+            await house.add("b")
+            await house.settle(session.execute(text("ROLLBACK TO SAVEPOINT own")))
+        assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
 def test_its_connection_cannot_commit_either(house: House) -> None:
     """A commit on the session's connection, which would store half of the unit, is refused: nothing is stored."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm.state import InstanceState
 from typing_extensions import override
 
 from paintkit.errors import NoUnitOfWorkError
-from paintkit.sqlalchemy.statements import only_reads
+from paintkit.sqlalchemy.statements import controls_transaction, only_reads
 from paintkit.sqlalchemy.units import current_owner
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ def _on_unit_execute(state: ORMExecuteState) -> None:
     unit = cast("UnitSession", state.session).unit
     unit.check_owner()
     if not _reads_only(state):
+        if isinstance(state.statement, TextClause) and controls_transaction(state.statement.text):
+            raise _not_yours("begins and ends", "leave BEGIN, COMMIT and ROLLBACK to it")
         unit.refuse_or_note_write()
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Ran", "fingerprint", "is_walk", "only_reads"]
+__all__ = ["Ran", "controls_transaction", "fingerprint", "is_walk", "only_reads"]
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 
@@ -23,6 +23,11 @@ _CHANGE: Final = r"\b(?:insert|update|delete|merge|replace\s+into)\b"
 _READING: Final = re.compile(
     rf"{_LEAD}(?:(?:select|show|values|table|describe|desc|pragma)\b|(?:with|explain)\b(?!.*{_CHANGE}))",
     re.IGNORECASE | re.DOTALL,
+)
+
+_CONTROL: Final = re.compile(
+    rf"{_LEAD}(?:commit|begin|end|abort|start\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
+    re.IGNORECASE,
 )
 
 _VALUES: Final = re.compile(rf"({_QUOTED_NAME})|{_LITERAL}")
@@ -62,6 +67,16 @@ def only_reads(sql: str) -> bool:
         (True, False)
     """
     return _READING.match(sql) is not None
+
+
+def controls_transaction(sql: str) -> bool:
+    """Tell whether a statement begins or ends a transaction; savepoints are none.
+
+    Example:
+        >>> controls_transaction(" COMMIT"), controls_transaction("ROLLBACK TO SAVEPOINT red")
+        (True, False)
+    """
+    return _CONTROL.match(sql) is not None
 
 
 @functools.lru_cache(maxsize=1024)
