@@ -11,8 +11,12 @@ import uuid
 import zoneinfo
 from collections import OrderedDict, deque, namedtuple
 from fractions import Fraction
+from functools import partial
 from types import MappingProxyType, SimpleNamespace
+from typing import ClassVar
 
+import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +54,42 @@ class Point:
 
 @dataclasses.dataclass
 class OtherPoint:
+    x: object
+    y: object = 0
+
+
+@attrs.define
+class AttrsPoint:
+    x: object
+    y: object = 0
+
+
+class StructPoint(msgspec.Struct):
+    x: object
+    y: object = 0
+
+
+class ModelPoint:
+    """As pydantic makes its models."""
+
+    __slots__ = ("__dict__", "__pydantic_extra__")
+    __pydantic_fields__: ClassVar = {"x": None, "y": None}
+
+    def __init__(self, x, y=0, **extra):
+        self.__dict__ = {"x": x, "y": y}
+        self.__pydantic_extra__ = extra
+
+    def __eq__(self, other):
+        raise AssertionError("nobody may compare it")
+
+    __hash__ = None
+
+
+@dataclasses.dataclass
+class ModelDataclassPoint:
+    """As pydantic makes its dataclasses."""
+
+    __pydantic_fields__: ClassVar = {"x": None, "y": None}
     x: object
     y: object = 0
 
@@ -95,6 +135,9 @@ Pair = namedtuple("Pair", "a b")
 OtherPair = namedtuple("OtherPair", "a b")
 UTC = dt.UTC
 
+#: Classes whose values are told apart by their fields.
+OF_FIELDS = [Point, OtherPoint, AttrsPoint, StructPoint, ModelPoint, ModelDataclassPoint]
+
 # Every two of these differ.
 DISTINCT = [
     1, True, 1.0, "1", b"1", bytearray(b"1"), decimal.Decimal(1), decimal.Decimal("1.0"), Fraction(1), 1 + 0j, Level.ONE,
@@ -105,7 +148,8 @@ DISTINCT = [
     (1,), [1], (True,), [True], {1}, frozenset({1}), {1: 1}, {1: True}, {True: 1}, ((1,),), ([1],), [[1]], (1, 2), (2, 1),
     OrderedDict(a=1, b=2), OrderedDict(b=2, a=1), {"a": 1, "b": 2}, MappingProxyType({"a": 1, "b": 2}),
     ("a b", "c"), ("a", "b c"), "a b c", Label("a b c"),
-    Point(1), Point(True), OtherPoint(1), Pair(1, 0), OtherPair(1, 0), (1, 0),
+    *[made for kind in OF_FIELDS for made in (kind(1), kind(True), kind(0, 1), kind([1]), kind(ModelPoint(1)))],
+    ModelPoint(1, z=1), ModelPoint(1, z=True), Pair(1, 0), OtherPair(1, 0), (1, 0),
     Keyed(1), Keyed(True), Keyed(2),
     uuid.UUID(int=1), pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("a"), "a",
     dt.date(2024, 1, 1), dt.datetime(2024, 1, 1), dt.datetime(2024, 1, 1, tzinfo=UTC),
@@ -149,7 +193,8 @@ SAME = [
     (lambda: math.nan, lambda: float("nan")),
     (lambda: {"a": 1, "b": [2]}, lambda: {"b": [2], "a": 1}),
     (lambda: {1, 2, 3}, lambda: {3, 2, 1}),
-    (lambda: Point([1]), lambda: Point([1])),
+    *[(partial(kind, [1]), partial(kind, [1])) for kind in OF_FIELDS],
+    (lambda: ModelPoint(1, z=[1]), lambda: ModelPoint(1, z=[1])),
     (lambda: Keyed(1), lambda: Keyed(1)),
     (lambda: pathlib.PurePosixPath("a/b"), lambda: pathlib.PurePosixPath("a") / "b"),
     (lambda: Label("a"), lambda: Label("a")),

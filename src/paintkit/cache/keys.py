@@ -312,8 +312,8 @@ _RULES: tuple[tuple[Callable[[type], bool], _Freezer], ...] = (
     (_compares_by_identity, _identity),
     (lambda kind: issubclass(kind, os.PathLike), _path),
     (lambda kind: issubclass(kind, tuple) and hasattr(kind, "_fields"), _sequence),
+    (_has("__dataclass_fields__"), _dataclass),  # one of pydantic's is no model
     (_has("__pydantic_fields__"), _model),
-    (_has("__dataclass_fields__"), _dataclass),
     (_has("__attrs_attrs__"), _attrs),
     (_has("__struct_fields__"), _struct),
     (lambda kind: issubclass(kind, tuple(base for base, _ in _PLAIN_VALUES)), _plain_part),
