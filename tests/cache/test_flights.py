@@ -14,6 +14,7 @@ from paintkit import CacheManager, DeadlineExceededError, ambient, clock, observ
 from paintkit.cache.flights import BLOCKING
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running, eventually
+from tests.cache.units import unit_of_work
 from tests.colours import Colour
 
 
@@ -102,6 +103,27 @@ def test_a_failing_key_fails_again_and_does_not_hang(cache, colour):
         with pytest.raises(ZeroDivisionError):
             colour.call(load)
     assert 3 == cache.get_stats()["load_errors"]
+
+
+@pytest.mark.parametrize("options", [{}, {"loader_timeout": 5}], ids=["own thread", "apart"])
+@pytest.mark.parametrize("how", ["call", "refresh", "memo", "unit"])
+def test_stop_iteration_passes(cache, how, options):
+    """It means nothing to us, though we run on generators ourselves."""
+
+    @cache.cache_result(**options)
+    def first(items):
+        return next(iter(items))
+
+    with pytest.raises(StopIteration):
+        if how == "memo":
+            with cache.memo():
+                first(())
+        elif how == "unit":
+            with unit_of_work():
+                first(())
+        else:
+            getattr(first, {"call": "__call__"}.get(how, how))(())
+    assert "red" == first(("red",))
 
 
 def test_an_error_shared_by_many_does_not_grow(cache):

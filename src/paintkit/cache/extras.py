@@ -17,7 +17,7 @@ from typing import (
     overload,
 )
 
-from paintkit._runtime import Success, drive
+from paintkit._runtime import Outcome, Success, drive
 from paintkit.cache.flights import ASYNCIO, BLOCKING, Runtime
 from paintkit.cache.values import estimate_total
 
@@ -101,7 +101,7 @@ class Calls:
 
     def _refresh(
         self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
-    ) -> Coroutine[Any, Any, Any]:
+    ) -> Coroutine[Any, Any, Outcome[Any]]:
         return self._loader.renew(*self._bound(args, named), runtime)
 
     def _count(self) -> CacheInfo:
@@ -137,7 +137,7 @@ class Extras(Calls, Generic[P, R]):
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
-        return cast("R", drive(self._refresh(args, kwargs, BLOCKING)))
+        return cast("R", drive(self._refresh(args, kwargs, BLOCKING)).unwrap())
 
     def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""
@@ -165,7 +165,7 @@ class AsyncExtras(Calls, Generic[P, R]):
 
     async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Load the value of one call anew, here and now, and return it; others are served the old one meanwhile."""
-        return cast("R", await self._refresh(args, kwargs, ASYNCIO))
+        return cast("R", (await self._refresh(args, kwargs, ASYNCIO)).unwrap())
 
     async def peek(self, *args: P.args, **kwargs: P.kwargs) -> R | None:
         """Return the value of one call if it is there and fresh, else `None`; nothing is loaded and no hit counted."""

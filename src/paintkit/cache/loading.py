@@ -123,13 +123,13 @@ class Loader:
         call = self.locate(later, label)
         memo = memo_of(self.store) if ambient.process.detours else None
         if memo is not None:
-            return self.handed_out(drive(self._recall(memo, call, later, label, BLOCKING)))
+            return self.handed_out(drive(self._recall(memo, call, later, label, BLOCKING)).unwrap())
         served = self.look(call)
         if served is not None:
             return self.handed_out(served.unwrap())
         self.complete(call, later, label)
         if self._apart or ambient.unit_of_work.get() is not None:
-            return self.handed_out(drive(self._get(call, later, BLOCKING)))
+            return self.handed_out(drive(self._get(call, later, BLOCKING)).unwrap())
         return self.handed_out(self._lead(call, later))
 
     def _lead(self, call: Entry, later: functools.partial[Any]) -> Any:
@@ -141,7 +141,7 @@ class Loader:
         landing: Landing | None = None
         try:
             if not self.store.depart(mine):
-                return drive(self._get(call, later, BLOCKING))
+                return drive(self._get(call, later, BLOCKING)).unwrap()
             BLOCKING.lead(mine, later, self.store)
             landing = mine.landing
             if isinstance(landing, Success):
@@ -161,12 +161,12 @@ class Loader:
         call = self.locate(later, label)
         memo = memo_of(self.store) if ambient.process.detours else None
         if memo is not None:
-            return self.handed_out(await self._recall(memo, call, later, label, ASYNCIO))
+            return self.handed_out((await self._recall(memo, call, later, label, ASYNCIO)).unwrap())
         served = self.look(call)
         if served is not None:
             return self.handed_out(served.unwrap())
         self.complete(call, later, label)
-        return self.handed_out(await self._get(call, later, ASYNCIO))
+        return self.handed_out((await self._get(call, later, ASYNCIO)).unwrap())
 
     def handed_out(self, value: Any) -> Any:
         """Return a value as a caller gets it."""
@@ -202,18 +202,19 @@ class Loader:
         later: functools.partial[Any],
         label: str | None,
         runtime: Runtime,
-    ) -> Any:
+    ) -> Outcome[Any]:
         """Return what this request has read before, else read it, and remember it if everybody may see it."""
         known = self.remembered(memo, call)
         if known is not None:
-            return known.value
+            return known
         changes = memo.changes
         self.complete(call, later, label)
         with unremembered():
             served = self.look(call)
-            value = served.unwrap() if served is not None else await self._get(call, later, runtime)
-        self.remember(memo, call, value, changes, everybodys=served is not None)
-        return value
+            outcome = served or await self._get(call, later, runtime)
+        if isinstance(outcome, Success):
+            self.remember(memo, call, outcome.value, changes, everybodys=served is not None)
+        return outcome
 
     def remembered(self, memo: Memo, call: Entry) -> Success[Any] | None:
         """Return what this request has read before, unless its open unit of work has changed that."""
@@ -229,12 +230,13 @@ class Loader:
         if everybodys or unit is None or not (unit.wrote or self.store.is_dirty(call, unit)):
             memo.note(call, value, changes)
 
-    async def _get(self, call: Entry, later: functools.partial[Any], runtime: Runtime) -> Any:
+    async def _get(self, call: Entry, later: functools.partial[Any], runtime: Runtime) -> Outcome[Any]:
+        """Return what a call comes to. An error is a value here: a StopIteration raised in a coroutine would become another."""
         unit = ambient.unit_of_work.get()
         if unit is not None:
             self.store.note_miss(call)
             outside = self._find_outside(unit, call, runtime)
-            return (await outside or await self._load_inside(unit, call, later, runtime)).unwrap()
+            return await outside or await self._load_inside(unit, call, later, runtime)
         shared = self.section.shared
         fetch: Callable[[], Any] = later if shared is None else shared.fetching(later, runtime, self.store)
         keeping = self.section.keeping
@@ -252,14 +254,14 @@ class Loader:
                     if (
                         landing.__class__ is Success
                     ):  # what follows says the same of most loads, at some length
-                        return landing.value
+                        return landing
                     landing = self._arrive(mine, mine)
                 else:
                     landing = await self._fly(begun, mine, fetch, runtime)
                 if landing is None:
                     landing = (await self._load_alone(call, later, runtime)).outcome
                 if not isinstance(landing, Abandoned):
-                    return landing.unwrap()
+                    return landing
                 if begun is mine:
                     raise landing.error
             finally:
@@ -312,31 +314,30 @@ class Loader:
 
     async def renew(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
-    ) -> Any:
-        """Load whatever is there already, and replace it."""
+    ) -> Outcome[Any]:
+        """Load whatever is there already, and replace it; return what that came to, see `_get`."""
         with unremembered():
-            value = await self._renew(call, later, label, runtime)
-        forget(self.store, self._target(call, later))
-        return self.handed_out(value)
+            outcome = await self._renew(call, later, label, runtime)
+        if isinstance(outcome, Success):
+            forget(self.store, self._target(call, later))
+            return Success(self.handed_out(outcome.value))
+        return outcome
 
     async def _renew(
         self, call: Entry, later: functools.partial[Any], label: str | None, runtime: Runtime
-    ) -> Any:
+    ) -> Outcome[Any]:
         self.complete(call, later, label)
         unit = ambient.unit_of_work.get()
         if unit is not None:
-            return (await self._load_inside(unit, call, later, runtime)).unwrap()
+            return await self._load_inside(unit, call, later, runtime)
         began = ambient.process.epoch
         shared = self.section.shared
         sight = None if shared is None else await shared.look(call, runtime)
         verdict = await self._load_alone(call, later, runtime)
-        try:
-            if shared is not None and sight is not None:
-                await shared.share(call, sight, verdict, runtime, tell=True)
-            self.store.keep(call, verdict, since=began)
-            return verdict.outcome.unwrap()
-        finally:
-            del verdict  # the traceback of an error holds this frame, which must not hold the error
+        if shared is not None and sight is not None:
+            await shared.share(call, sight, verdict, runtime, tell=True)
+        self.store.keep(call, verdict, since=began)
+        return verdict.outcome
 
     async def put(
         self, call: Entry, later: functools.partial[Any], label: str | None, value: Any, runtime: Runtime

@@ -301,8 +301,11 @@ class _Shown(Calls):
     def _peek(self, args: tuple[object, ...], named: Mapping[str, object]) -> Any:
         return _shown(super()._peek(args, named))
 
-    async def _refresh(self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime) -> Any:
-        return _shown(await super()._refresh(args, named, runtime))
+    async def _refresh(
+        self, args: tuple[object, ...], named: Mapping[str, object], runtime: Runtime
+    ) -> Outcome[Any]:
+        outcome = await super()._refresh(args, named, runtime)
+        return Success(_shown(outcome.value)) if isinstance(outcome, Success) else outcome
 
 
 class _Extras(_Shown, Extras[..., Any]):
