@@ -1,4 +1,4 @@
-"""Two processes on one second level, of which every step is taken by hand, in whatever order.
+"""Processes on one second level, or one in memory alone, of which every step is taken by hand, in whatever order.
 
 Calls run as far as the next step that others can come between (a question to the level, a load, a wait), and stop there. In
 blocking code each call is a greenlet, so one thread plays them all; in asyncio each is a task.
@@ -111,7 +111,7 @@ class _Process:
         self.number = number
         self.level = FakeLevel(world.server)
         self.level.interlude = lambda _step: world.schedule.pause()
-        self.cache = CacheManager("shop", level2=self.level)
+        self.cache = CacheManager("shop", level2=self.level if world.shared else None)
         self.promised = [0] * ROWS
         self.held = self.cut = False
         self.reading = [0] * ROWS
@@ -119,10 +119,14 @@ class _Process:
 
 
 class World:
-    """The processes, the table, and what was seen that must not be."""
+    """The processes, the table, and what was seen that must not be.
 
-    def __init__(self, colour):
+    Two processes share a second level; one that is not `shared` is alone with its memory.
+    """
+
+    def __init__(self, colour, *, shared=True):
         self.colour = colour
+        self.shared = shared
         self.blocking = colour is Colour.BLOCKING
         self.schedule = Greenlets() if self.blocking else Tasks()
         self.server = FakeServer()
@@ -133,14 +137,14 @@ class World:
         self.overlapped = False
         self.violations = []
         self.unheard = []  # (row, version, writer, reader): promised as soon as word can have arrived
-        self.processes = [_Process(self, number) for number in range(2)]
+        self.processes = [_Process(self, number) for number in range(1 + shared)]
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, colour):
+    def opened(cls, colour, *, shared=True):
         """A world whose waits are steps; at its end all calls have ended."""
         right = clock.wait
-        world = cls(colour)
+        world = cls(colour, shared=shared)
         clock.wait = world.schedule.wait
         try:
             yield world
@@ -252,7 +256,9 @@ class World:
         yield ways[how % len(ways)]
         self.dropping[row] -= 1
         self._promise(process, row, version)
-        self.unheard.append((row, version, process, self.processes[1 - process.number]))
+        self.unheard += [
+            (row, version, process, reader) for reader in self.processes if reader is not process
+        ]
         self.spread_word()
 
     def _promise(self, process, row, version):
@@ -310,7 +316,7 @@ class World:
             self.schedule.step(0)
         self.spread_word()
         assert not self.unheard
-        for number in range(2):
+        for number in range(len(self.processes)):
             for row in range(ROWS):
                 self.read(number, row)
                 while self.schedule.jobs:
@@ -318,11 +324,11 @@ class World:
         self.schedule.close()
 
 
-def history(colour, rng, *, actions=40):
+def history(colour, rng, *, actions=40, shared=True):
     """Take so many random actions; return the world that they made."""
-    with World.opened(colour) as world:
+    with World.opened(colour, shared=shared) as world:
         for _ in range(actions):
-            dice, number, row = rng.random(), rng.randrange(2), rng.randrange(ROWS)
+            dice, number, row = rng.random(), rng.randrange(len(world.processes)), rng.randrange(ROWS)
             jobs = len(world.schedule.jobs)
             if jobs and (dice < 0.6 or jobs > 6):
                 world.schedule.step(rng.randrange(jobs))

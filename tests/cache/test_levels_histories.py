@@ -1,4 +1,4 @@
-"""Histories of two processes: in no order of calls, writes, faults and steps does anybody see less than was promised.
+"""Histories of processes: in no order of calls, writes, faults and steps does anybody see less than was promised.
 
 `PAINTKIT_HISTORIES=100000` takes so many of each colour (1,000 need 2 to 10 seconds); the suite takes a few.
 """
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from paintkit.cache.invalidation import Ledger
 from paintkit.cache.loading import Loader
 from paintkit.cache.store import Store
 from paintkit.testing.levels import FakeServer, _Membership
@@ -20,12 +21,11 @@ from tests.colours import Colour
 HISTORIES = int(os.environ.get("PAINTKIT_HISTORIES", "100"))
 
 
-@pytest.mark.timeout(max(120, HISTORIES // 10))
-def test_no_history_of_two_processes_shows_a_stale_value(colour):
-    """T1 across processes: of as many histories at least 30 % have an invalidation during a load, and none a violation."""
+def find_no_stale_value(colour, **options):
+    """Of as many histories at least 30 % have an invalidation during a load, and none a violation."""
     overlapped = reads = 0
     for seed in range(HISTORIES):
-        world = history(colour, random.Random(seed), actions=22)
+        world = history(colour, random.Random(seed), actions=22, **options)
         assert [] == world.violations, f"seed {seed}"
         overlapped += world.overlapped
         reads += world.reads
@@ -34,7 +34,33 @@ def test_no_history_of_two_processes_shows_a_stale_value(colour):
     sys.stdout.write(f"{HISTORIES} histories, {overlapped} overlapped, {reads} reads, none stale\n")
 
 
+@pytest.mark.timeout(max(120, HISTORIES // 10))
+def test_no_history_of_two_processes_shows_a_stale_value(colour):
+    """T1 across processes: whatever two of them do, with units of work, lost links and servers, nobody is shown old values."""
+    find_no_stale_value(colour)
+
+
+@pytest.mark.timeout(max(120, HISTORIES // 10))
+def test_no_history_in_memory_shows_a_stale_value(colour):
+    """T1 in one process without a second level, whose loads, refreshes and units of work overlap as they like."""
+    find_no_stale_value(colour, shared=False)
+
+
 # --- Planted faults ---
+
+
+def keep_late_loads(monkeypatch):
+    right = Store.land
+
+    def land(self, flight, landing, **options):
+        self._flights.setdefault((flight.call.table, flight.call.key), flight)
+        right(self, flight, landing, **options)
+
+    monkeypatch.setattr(Store, "land", land)
+
+
+def keep_old_snapshots(monkeypatch):
+    monkeypatch.setattr(Ledger, "noted_since", lambda self, epoch, marks: False)
 
 
 def forget_once(monkeypatch):
@@ -126,6 +152,16 @@ def test_the_histories_catch(fault, monkeypatch):
     fault(monkeypatch)
     seeds = range(FAULTS[fault], FAULTS[fault] + 3000)
     assert any(history(Colour.BLOCKING, random.Random(seed), actions=40).violations for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    "fault", [keep_late_loads, keep_old_snapshots, leave_flights_alone], ids=lambda fault: fault.__name__
+)
+def test_the_histories_in_memory_catch(fault, monkeypatch):
+    """A cache with a planted fault does not pass in memory either."""
+    fault(monkeypatch)
+    seeds = map(random.Random, range(300))
+    assert any(history(Colour.BLOCKING, seed, actions=40, shared=False).violations for seed in seeds)
 
 
 # --- The same for Hypothesis, which finds the shortest history ---
