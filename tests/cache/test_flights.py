@@ -293,6 +293,69 @@ def test_a_load_that_needs_itself_does_not_wait_for_itself(cache, colour):
     assert 3 == depth
 
 
+def test_a_load_that_needs_itself_by_way_of_another_does_not_wait_for_itself(cache, colour):
+    """Re-entry is seen however many loads lie in between, all in one thread or task."""
+    depth = 0
+
+    if colour is Colour.BLOCKING:
+
+        @cache.cache_result()
+        def load():
+            nonlocal depth
+            depth += 1
+            return "bottom" if depth == 3 else between()
+
+        @cache.cache_result()
+        def between():
+            return load()
+
+    else:
+
+        @cache.cache_result()
+        async def load():
+            nonlocal depth
+            depth += 1
+            return "bottom" if depth == 3 else await between()
+
+        @cache.cache_result()
+        async def between():
+            return await load()
+
+    assert "bottom" == Running(lambda: colour.call(load)).result()
+    assert 3 == depth
+
+
+def test_a_load_waits_for_whatever_a_load_within_it_waits_for(cache, colour):
+    """A loads B by itself, which waits for C elsewhere: C, which needs A, does not wait for it."""
+    meeting = threading.Barrier(2, timeout=PATIENCE)
+    began = set()
+
+    def meet(name):
+        """Return whether this load is the first of its kind; that of C goes on as soon as B waits for it."""
+        if name in began:
+            return False
+        began.add(name)
+        if name != "a":
+            meeting.wait()
+        if name == "c":
+            eventually(lambda: waiters(cache) == (1 if colour is Colour.BLOCKING else 4))
+        return True
+
+    def make(name, needed):
+        def load():
+            return name + loads[needed]() if meet(name) else name
+
+        async def aload():
+            return name + await loads[needed]() if meet(name) else name
+
+        return cache.cache_result()(load if colour is Colour.BLOCKING else aload)
+
+    loads = {name: make(name, needed) for name, needed in ("ab", "bc", "ca")}
+    one, other = Running(lambda: colour.call(loads["a"])), Running(lambda: colour.call(loads["c"]))
+    assert "ca" == other.result()
+    assert "abca" == one.result()
+
+
 def test_two_loads_that_need_each_other_do_not_wait_for_each_other(cache, colour):
     """A loads B while B loads A, in two threads: both return."""
     meeting = threading.Barrier(2, timeout=PATIENCE)
