@@ -110,7 +110,9 @@ class _Process:
     def __init__(self, world, number):
         self.number = number
         self.level = FakeLevel(world.server)
-        self.level.interlude = lambda _step: world.schedule.pause()
+        # Not by way of the world: the level lives until its cache dies, which would never happen then.
+        schedule = world.schedule
+        self.level.interlude = lambda _step: schedule.pause()
         self.cache = CacheManager("shop", level2=self.level if world.shared else None)
         self.promised = [0] * ROWS
         self.held = self.cut = False
