@@ -101,9 +101,32 @@ def test_expired_values_are_swept_away(time, cache, colour):
     assert 500 == cache.get_stats()["expirations"]
 
 
+def test_values_die_outside_the_lock(cache):
+    """What runs when a value is freed finds the cache between two steps, however the value left."""
+    inside = []
+
+    class Mortal:
+        def __del__(self):
+            inside.append(cache._store._in_a_step())
+
+    load = cache.cache_result()(lambda x: Mortal())
+    for leave in (
+        lambda: load.invalidate(1),
+        lambda: load.refresh(1),
+        cache.invalidate,
+        lambda: load.put(0, 1),
+    ):
+        load(1)
+        leave()
+    assert [False] * 4 == inside
+
+
 def test_statistics_sweep_too(time, cache):
     """What the statistics call an entry could be served."""
     load = cache.cache_result(timeout=10)(lambda x: x)
+    load(1)
+    time.advance(10.0)
+    assert 0 == load.info().entries
     load(1)
     time.advance(10.0)
     assert 0 == cache.get_stats()["entries"]

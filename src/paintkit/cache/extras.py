@@ -107,6 +107,7 @@ class Calls:
     def _count(self) -> CacheInfo:
         from paintkit.cache.reports import CacheInfo  # see `Loader.explain`
 
+        self._loader.store.sweep()
         with self._loader.store.lock:
             totals = self.section.totals()
             values = [entry.value for entry in self.section.entries()]
