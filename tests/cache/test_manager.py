@@ -58,6 +58,12 @@ BAD = [
     (lambda: CacheManager().cache_result(key_func=Colour.ASYNCIO.function(str)), TypeError, "key_func"),
     (lambda: CacheManager().cache_result(tags=Colour.ASYNCIO.function(tuple)), TypeError, "tags"),
     (lambda: CacheManager().cache_result(steal=30), TypeError, "steal"),
+    (lambda: CacheManager().cache_result(300, str, repr), TypeError, "timeout and key_func once each"),
+    (
+        lambda: CacheManager().cache_result(300, str, key_func=repr),
+        TypeError,
+        "timeout and key_func once each",
+    ),
     (lambda: CacheManager().cache_result(timeout=Colour.ASYNCIO.function(len)), TypeError, "timeout"),
     (lambda: CacheManager(timeout=len), TypeError, "timeout"),
     (lambda: CacheManager().cache_result(cache_errors=()), ValueError, "cache_errors"),

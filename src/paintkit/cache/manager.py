@@ -247,6 +247,10 @@ class CacheManager:
         """
         bare = callable(fn) or isinstance(fn, classmethod)
         if fn is not _ABSENT and not bare:  # `cache_result(timeout, key_func)`, all by position
+            if timeout is not _ABSENT and key_func is not None:
+                raise TypeError(
+                    f"pass timeout and key_func once each, not {fn!r}, {timeout!r} and {key_func!r}"
+                )
             if timeout is not _ABSENT:
                 key_func = timeout
             timeout = fn
