@@ -1,5 +1,7 @@
 """The laws of copies: who asked for one may do with it as he likes."""
 
+import contextlib
+
 import pytest
 
 
@@ -9,7 +11,7 @@ class Shelf:
 
 
 @pytest.mark.parametrize("copy", ["share", "shallow", "deep"])
-@pytest.mark.parametrize("way", ["hit", "load", "refresh", "peek", "put", "other key"])
+@pytest.mark.parametrize("way", ["hit", "load", "refresh", "peek", "put", "other key", "memo"])
 def test_how_much_callers_share(cache, colour, copy, way):
     """T19: on every way out of the cache, and in by `put`, what one holds is what the next holds, or a copy."""
     load = cache.cache_result(copy=copy)(colour.function(lambda key=1: Shelf()))
@@ -21,7 +23,10 @@ def test_how_much_callers_share(cache, colour, copy, way):
         case "put":
             first = Shelf()
             colour.call(load.put, first, key)
-    second = colour.call(load.peek if way == "peek" else load, key)
+    with cache.memo() if way == "memo" else contextlib.nullcontext():
+        if way == "memo":
+            first = colour.call(load, key)
+        second = colour.call(load.peek if way == "peek" else load, key)
     assert (copy == "share") == (first is second)
     assert (copy != "deep") == (first.rows is second.rows)
     if copy == "deep":

@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import gc
 import os
+import subprocess
+import sys
 import threading
 import traceback
 import weakref
@@ -525,6 +527,35 @@ def test_a_forked_child_does_not_wait_for_its_parents_threads(cache):
         assert b"childchild" == answer.read()
     assert 0 == os.waitpid(child, 0)[1]
     assert "parent" == leader.result()
+
+
+def test_nobody_is_in_the_midst_of_a_step_while_a_process_forks():
+    """The locks of caches and flights are held over a fork, and free in both processes afterwards."""
+    program = """
+import os, threading
+def ask(locks):
+    free = []
+    def take(lock):
+        free.append(lock.acquire(blocking=False))
+        free[-1] and lock.release()
+    for lock in locks:
+        asker = threading.Thread(target=take, args=(lock,))
+        asker.start()
+        asker.join()
+    return free
+locks = []
+os.register_at_fork(before=lambda: print(ask(locks), flush=True))  # hooks run in reverse order: this one last
+from paintkit import CacheManager
+from paintkit.cache import flights
+cache = CacheManager()
+locks += [cache._store.lock, flights._lock]
+child = os.fork()
+print(ask(locks), flush=True)
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ["[False, False]", "[True, True]", "[True, True]"] == told.stdout.splitlines()
 
 
 def test_a_leader_may_fork(cache):

@@ -281,6 +281,20 @@ def inside(colour, body):
         )
 
 
+def test_what_a_unit_reads_of_what_it_invalidated_is_its_own(cache, colour, target):
+    """It is kept from others, though nobody saw the unit write: who invalidates has changed something in some way."""
+    load = cached(cache, colour, lambda number: "theirs" if ambient.unit_of_work.get() is None else "its own")
+
+    def scenario(call):
+        with unit_of_work():
+            target(cache, load)
+            assert "its own" == call(load, 1)
+            others = contextvars.Context()
+            assert "theirs" == others.run(lambda: colour.call(load, 1))
+
+    inside(colour, scenario)
+
+
 def test_an_invalidation_waits_for_the_commit(cache, colour, target):
     """Inside a unit of work others go on reading the committed value until the commit."""
     table = ["old"]

@@ -111,6 +111,20 @@ def test_a_unit_of_work_sees_its_own_writes_and_a_rollback_leaves_none(cache):
         assert 6 == data.read(1)
 
 
+def test_a_unit_of_work_reads_around_what_another_task_of_the_request_remembers(cache, colour):
+    """What a unit has invalidated is no answer for it, though the memo has heard the old value from outside the unit since."""
+    data = Data(cache, colour)
+    with cache.memo():
+        beside = contextvars.copy_context()
+        with unit_of_work() as unit:
+            unit.wrote = True
+            colour.call(data.read.invalidate, 1)
+            assert 0 == beside.run(lambda: colour.call(data.read, 1))
+            data.values[1] = 5
+            assert 5 == colour.call(data.read, 1)
+            assert 0 == beside.run(lambda: colour.call(data.read, 1))
+
+
 def test_loads_know_nothing_of_a_memo(cache, colour):
     """What is made of remembered values must not be served to others: a nested call in a load reads the cache itself."""
     data = Data(cache)

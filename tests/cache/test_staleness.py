@@ -349,10 +349,11 @@ def test_an_early_refresh_that_fails_is_not_repeated(cache, world, monkeypatch):
     body, calls = slow(world, "old", OSError(), "new")
     load = world.cached(cache, body, timeout=100, early=0.1)
     world.call(load)
-    world.time.advance(91.0)
-    for _ in range(3):
+    world.time.advance(90.2)
+    for _ in range(4):
         assert "old" == world.call(load)
         world.settle(cache)
+        world.time.advance(2.0)  # longer in all than the pause after a failure
     assert 2 == len(calls)
 
 
@@ -511,6 +512,37 @@ def test_a_refresh_in_a_loop_that_closed_is_begun_anew(cache):
             return await load()
 
         assert 2 == asyncio.run(later())
+
+
+def test_a_refresh_goes_on_when_whoever_joined_it_leaves(cache):
+    """It belongs to nobody who waits: a call that came when the old value was gone, and gave up, does not end it."""
+    values = itertools.count(1)
+
+    async def main(time):
+        gate = asyncio.Event()
+
+        @cache.cache_result(timeout=10, stale=30)
+        async def load():
+            value = next(values)
+            if value == 2:
+                await gate.wait()
+            return value
+
+        assert 1 == await load()
+        time.advance(11.0)
+        assert 1 == await load()
+        time.advance(30.0)
+        joined = asyncio.ensure_future(load())
+        await asyncio.sleep(0)
+        joined.cancel()
+        await asyncio.gather(joined, return_exceptions=True)
+        gate.set()
+        while cache._store.tasks:
+            await asyncio.sleep(0)
+        return await load()
+
+    with FakeClock() as time:
+        assert 2 == asyncio.run(main(time))
 
 
 def test_no_more_than_eight_loads_run_at_once(cache):
