@@ -509,17 +509,17 @@ def test_a_flight_that_was_invalidated_does_not_remove_its_successor(cache, colo
     assert 0 == gates[2].loads
 
 
-def test_a_forked_child_does_not_wait_for_its_parents_threads(cache):
+def test_a_forked_child_does_not_wait_for_its_parents_threads(cache, colour):
     """In a forked child the loads of the parent's threads are forgotten, and no lock is left held."""
     gate = Gate(lambda: "parent")
-    load = cache.cache_result()(lambda: "child" if os.getpid() != parent else gate())
+    load = cache.cache_result()(colour.function(lambda: "child" if os.getpid() != parent else gate()))
     parent = os.getpid()
-    leader = Running(load)
+    leader = Running(lambda: colour.call(load))
     assert gate.began.wait(PATIENCE)
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        os.write(writing, (load() + load()).encode())
+        os.write(writing, (colour.call(load) + colour.call(load)).encode())
         os._exit(0)
     os.close(writing)
     gate.open()
@@ -550,9 +550,9 @@ from paintkit.cache import flights
 cache = CacheManager()
 locks += [cache._store.lock, flights._lock]
 child = os.fork()
-print(ask(locks), flush=True)
 if child:
     assert os.waitpid(child, 0)[1] == 0
+print(ask(locks), flush=True)
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ["[False, False]", "[True, True]", "[True, True]"] == told.stdout.splitlines()
