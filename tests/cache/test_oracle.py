@@ -113,6 +113,7 @@ def test_a_policy_that_lets_go_by_itself_leaves_nothing_behind():
     [
         (cachetools.LRUCache(10), TypeError, "policy=LRUCache"),
         ("lru", TypeError, "'lru'"),
+        (dict, TypeError, "policy must be a class of cachetools, .* not dict"),
         (lambda maxsize: {}, TypeError, "must make a cache of cachetools"),
         (cachetools.TTLCache, TypeError, "must not be a TTLCache.*pass timeout="),
         (cachetools.TLRUCache, TypeError, "must not be a TLRUCache.*pass timeout="),

@@ -111,6 +111,7 @@ def oracle(make: object, maxsize: int) -> Oracle:
             f"policy must be a class of cachetools or a function of maxsize that makes a cache, not {make!r}"
         )
     if isinstance(make, type):
+        _refuse_foreign(make)
         _refuse_timed(make)
     cache = make(maxsize)
     if not isinstance(cache, Cache):
@@ -124,6 +125,11 @@ def oracle(make: object, maxsize: int) -> Oracle:
             f"policy must make an empty {kind} with the maxsize that it is given, {maxsize}, not {cache!r}"
         )
     return Oracle(cache)
+
+
+def _refuse_foreign(kind: type) -> None:
+    if not issubclass(kind, Cache):
+        raise TypeError(f"policy must be a class of cachetools, such as LRUCache, not {kind.__qualname__}")
 
 
 def _refuse_timed(kind: type) -> None:
