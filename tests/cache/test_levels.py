@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from paintkit import observe
+from paintkit import DeadlineExceededError, deadline, observe
 from paintkit.cache import sharing
 from paintkit.cache.store import Store
 from paintkit.testing import FakeClock, FakeServer
@@ -63,6 +63,36 @@ def how(request):
 def who(request, here, there):
     """The process that invalidates."""
     return {"here": here, "there": there}[request.param]
+
+
+def hang(process):
+    """Let the next question of a process in asyncio get no answer; return what tells that it has been asked."""
+    asked = asyncio.Event()
+
+    async def stay():
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+
+    def interlude(_step):
+        process.level.interlude = lambda _step: None
+        return stay()
+
+    process.level.interlude = interlude
+    return asked
+
+
+class Curious:
+    """When it is read from the level it asks for itself, once."""
+
+    ask = None
+
+    def __setstate__(self, _state):
+        ask, Curious.ask = Curious.ask, None
+        if ask is not None:
+            ask()
+
+    def __getstate__(self):
+        return {"there": "is one"}
 
 
 def test_a_value_is_loaded_once_for_all(here, there):
@@ -299,6 +329,71 @@ def test_those_who_wait_share_one_question(clock, server, table):
     assert [1] * 50 == clock.run(many())
     assert 1 == there.level.counts["looked"]
     assert [] == there.loads
+
+
+def test_who_is_cancelled_at_a_question_takes_nobody_along(clock, server, table):
+    """T6: whoever waits for a caller that is cancelled while it asks, asks again, and nobody loads."""
+    here, there = (Process(server, Colour.ASYNCIO).define(table) for _ in range(2))
+    here()
+
+    async def scenario():
+        asked = hang(there)
+        first = asyncio.create_task(there.price("red"))
+        await asked.wait()
+        others = [asyncio.create_task(there.price("red")) for _ in range(3)]
+        await asyncio.sleep(1)
+        first.cancel()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    first, *others = clock.run(scenario())
+    assert isinstance(first, asyncio.CancelledError)
+    assert [1, 1, 1] == others
+    assert [] == there.loads
+
+
+def test_a_deadline_ends_a_question(clock, server, table):
+    """A caller in asyncio waits for an answer no longer than it may; whoever waits for it asks again."""
+    here, there = (Process(server, Colour.ASYNCIO).define(table) for _ in range(2))
+    here()
+
+    async def hasty():
+        with deadline(5.0):
+            await there.price("red")
+
+    async def scenario():
+        asked = hang(there)
+        first = asyncio.create_task(hasty())
+        await asked.wait()
+        return await asyncio.gather(first, there.price("red"), return_exceptions=True)
+
+    began = clock.now()
+    first, second = clock.run(scenario())
+    assert isinstance(first, DeadlineExceededError)
+    assert 1 == second
+    assert 5.0 == pytest.approx(clock.now() - began)
+    assert [] == there.loads
+
+
+def test_a_loop_that_closes_at_a_question_strands_nobody(server, table):
+    """T8: a question whose loop ended before its answer is asked anew by the next caller."""
+    there = Process(server, Colour.ASYNCIO).define(table)
+    loop = asyncio.new_event_loop()
+    asked = hang(there)
+    task = loop.create_task(there.price("red"))
+    loop.run_until_complete(asked.wait())
+    loop.close()
+    assert 1 == there()
+    task._log_destroy_pending = False  # nobody can finish it any more; tell asyncio that we know
+
+
+def test_a_value_that_asks_for_itself_when_it_is_read_waits_for_nobody(clock, server, table):
+    """T3: reading what the level has runs code of the value's class, which is on its way in that flight."""
+    here, there = (Process(server, Colour.BLOCKING).define(table) for _ in range(2))
+    table["red"] = Curious()
+    here()
+    Curious.ask = there
+    assert isinstance(there(), Curious)
+    assert ["red"] == there.loads
 
 
 # --- The level is away ---

@@ -40,6 +40,7 @@ class Abandoned:
 
 
 F = TypeVar("F", bound="Flight")
+T = TypeVar("T")
 
 Landing = Success[Any] | Failure | Abandoned
 
@@ -259,6 +260,10 @@ class Runtime(Protocol):
         """Load here and now, in the caller's own thread and task."""
         ...
 
+    async def ask(self, flight: Flight, question: Coroutine[Any, Any, T], /) -> T:
+        """Await what comes before the load of a flight, in the caller's own task, and in asyncio until its deadline."""
+        ...
+
     def lead(
         self, flight: Flight, later: Callable[[], Any], home: Home, /
     ) -> Coroutine[Any, Any, object] | None:
@@ -279,6 +284,13 @@ class _Blocking:
 
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.BLOCKING.attempt(later)
+
+    async def ask(self, flight: Flight, question: Coroutine[Any, Any, T]) -> T:
+        token = _loading.set(flight)
+        try:
+            return await question
+        finally:
+            _loading.reset(token)
 
     def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> None:
         token = _loading.set(flight)
@@ -343,6 +355,22 @@ class _Asyncio:
 
     async def call(self, later: Callable[[], Any]) -> Outcome[Any]:
         return await _runtime.ASYNCIO.attempt(later)
+
+    async def ask(self, flight: Flight, question: Coroutine[Any, Any, T]) -> T:
+        import asyncio
+
+        flight._loop = asyncio.get_running_loop()  # if it is closed meanwhile, nobody will answer
+        token = _loading.set(flight)
+        try:
+            left = ambient.remaining()
+            answer = await (question if left is None else _until(left, question, flight))
+        except GeneratorExit:  # left behind by its loop, and closed in whatever context
+            raise
+        except BaseException:
+            _loading.reset(token)
+            raise
+        _loading.reset(token)
+        return answer
 
     def lead(self, flight: Flight, later: Callable[[], Any], home: Home) -> Coroutine[Any, Any, object]:
         import asyncio
@@ -429,6 +457,19 @@ class _TaskSeat:
             self._landed.set_result(None)
 
 
+async def _until(left: float, question: Coroutine[Any, Any, T], flight: Flight) -> T:
+    import asyncio
+
+    limit = asyncio.timeout(left)
+    try:
+        async with limit:
+            return await question
+    except TimeoutError as error:
+        if limit.expired():
+            raise _too_late(flight) from error
+        raise
+
+
 async def _load(
     flight: Flight,
     later: Callable[[], Awaitable[Any]],
@@ -468,6 +509,12 @@ def _too_long(flight: Flight) -> CallTimeoutError:
     )
 
 
+def _too_late(flight: Flight) -> DeadlineExceededError:
+    return DeadlineExceededError(
+        f"the deadline was over before somebody else's load of {flight.call.table.section.name} was"
+    )
+
+
 async def _wait(
     flight: Flight,
     seat: Seat,
@@ -488,9 +535,7 @@ async def _wait(
             home.land(flight, Failure(_too_long(flight)))
             return True
         if until == deadline:
-            raise DeadlineExceededError(
-                f"the deadline was over before somebody else's load of {flight.call.table.section.name} was"
-            )
+            raise _too_late(flight)
     finally:
         flight.leave(seat)
     return None

@@ -247,14 +247,10 @@ class Loader:
             try:
                 begun = self.store.begin(mine)
                 if begun is mine and not keeping.apart:
-                    waiting = runtime.lead(mine, fetch, self.store)
-                    if waiting is not None:
-                        await waiting
-                    landing = mine.landing
-                    if (
-                        landing.__class__ is Success
-                    ):  # what follows says the same of most loads, at some length
-                        return landing
+                    if shared is None or not await shared.answers(mine, runtime, self.store):
+                        waiting = runtime.lead(mine, fetch, self.store)
+                        if waiting is not None:
+                            await waiting
                     landing = self._arrive(mine, mine)
                 else:
                     landing = await self._fly(begun, mine, fetch, runtime)

@@ -136,27 +136,46 @@ class Shared:
         fetch = functools.partial(self.fetch, later, runtime, store)
         return fetch if runtime is ASYNCIO else lambda: drive(fetch())
 
+    async def answers(self, flight: Flight, runtime: Runtime, store: Store) -> bool:
+        """Land a flight with what needs no load, if there is that; else leave it under way, to be loaded.
+
+        Its caller looks by itself, for a task of its own, as a load has, costs more than the look. Who is cancelled here has
+        begun nothing yet, and whoever waits for it looks again.
+        """
+        if not isinstance(flight, SharedFlight):
+            return False
+        verdict = await runtime.ask(flight, self._found(flight, runtime))
+        if verdict is None:
+            return False
+        flight.verdict = verdict
+        store.land(flight, verdict.outcome)
+        return True
+
+    async def _found(self, flight: SharedFlight, runtime: Runtime) -> Verdict | None:
+        """Return what serves a flight without a load, and let it remember what was seen."""
+        copy = flight.held = _Copy(flight.copy)
+        sight = await self._look(flight.call, copy, runtime)
+        flight.sight, flight.looked = sight, True
+        return self._weigh_up(sight, flight.call, copy, early=flight.early)
+
     async def fetch(self, later: Callable[[], Any], runtime: Runtime, store: Store) -> Any:
         """Return what the flight around us brings: the level's value, the copy's, or what is loaded now."""
         flight = current(SharedFlight)
-        call, copy = flight.call, _Copy(flight.copy)
-        sight = await self._look(call, copy, runtime)
-        verdict = self._weigh_up(sight, call, copy, early=flight.early)
+        verdict = None if flight.looked else await self._found(flight, runtime)
         if verdict is None:
             flight.loads = True
-            verdict = await self._load(sight, call, later, runtime, store)
+            verdict = await self._load(flight.sight, flight.call, later, runtime, store)
             if _has_failed(verdict):
-                verdict = self._help_out(flight, sight, copy, verdict, store)
+                verdict = self._help_out(flight, verdict, store)
         flight.verdict = verdict
         try:
             return verdict.outcome.unwrap()
         finally:
             del flight, verdict  # the traceback of an error holds this frame, which must not hold the error
 
-    def _help_out(
-        self, flight: SharedFlight, sight: Sight, copy: _Copy, verdict: Verdict, store: Store
-    ) -> Verdict:
+    def _help_out(self, flight: SharedFlight, verdict: Verdict, store: Store) -> Verdict:
         """Return what becomes of a load that failed: an old value of the level answers all who wait for it."""
+        sight, copy = flight.sight, flight.held
         flight.fallback = self._old(sight, flight.call, copy) or flight.fallback
         if flight.fallback is None or copy.entry is not None or not isinstance(verdict.outcome, Failure):
             return verdict
@@ -301,11 +320,17 @@ class SharedFlight(Flight):
         copy: What is in memory.
         early: Whether that serves, and something newer is wanted.
         loads: Whether the function itself is, or was, called.
+        looked: Whether the level was asked.
+        sight: What it showed.
+        held: What this process held when it was asked.
     """
 
     copy: Entry | None = None
     early = False
     loads = False
+    looked = False
+    sight: Sight = Sight(None)
+    held: _Copy = _Copy(None)
 
     def trusts(self, entry: Entry) -> bool:
         """Whether the entry that its call found may be served without asking; note it all the same."""
