@@ -21,8 +21,6 @@ import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from paintkit._record import Record
-
 if TYPE_CHECKING:
     from paintkit._runtime import Success
     from paintkit.typing import AnyCallable
@@ -38,7 +36,7 @@ class _Same(enum.Enum):
 SAME: Final = _Same.SAME
 
 
-class Place(Record):
+class Place:
     """Where the value of one call stands, in every process alike.
 
     Attributes:
@@ -47,9 +45,12 @@ class Place(Record):
         marks: What invalidates the value beside its own place; each has a token. (`all` and the function are among them.)
     """
 
-    key: str
-    canonical: bytes
-    marks: tuple[str, ...]
+    __slots__ = ("canonical", "key", "marks")
+
+    def __init__(self, *, key: str, canonical: bytes, marks: tuple[str, ...]) -> None:
+        self.key = key
+        self.canonical = canonical
+        self.marks = marks
 
 
 class Sight:

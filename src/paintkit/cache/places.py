@@ -40,15 +40,20 @@ def locate(function: str, call: Entry, receiver: object) -> tuple[Place, tuple[s
     Raises:
         TypeError: What the call depends on cannot be told from another process.
     """
-    owner = None if receiver is None else _frozen(receiver)
-    form = canonical((owner, call.key))
+    owner = _NOBODY if receiver is None else canonical(_frozen(receiver))
+    form = _of(owner, call.key)
     key = f"{function}:{digest(form)}"
-    marks = [ALL, mark_of(function), *[f"t:{label}" for label in call.labels]]
-    names: tuple[str, ...] = (key,)
-    if call.varies:
-        names = (key, f"c:{function}:{digest(canonical((owner, call.subject)))}")
-        marks.append(names[1])
-    return Place(key=key, canonical=form, marks=tuple(marks)), names
+    marks = (ALL, f"f:{function}", *[f"t:{label}" for label in call.labels])
+    if not call.varies:
+        return Place(key=key, canonical=form, marks=marks), (key,)
+    variants = f"c:{function}:{digest(_of(owner, call.subject))}"
+    return Place(key=key, canonical=form, marks=(*marks, variants)), (key, variants)
+
+
+def _of(owner: bytes, key: object) -> bytes:
+    """Return the bytes of a pair: whose method it is, and what it is called with."""
+    body = owner + canonical(key)
+    return b"(%d:%s" % (len(body), body)
 
 
 def _frozen(receiver: object) -> Hashable:
@@ -80,6 +85,10 @@ def canonical(part: object) -> bytes:
     encoder = _ENCODERS.get(type(part))
     tag, body = (b"o", _other(part)) if encoder is None else encoder(part)
     return b"%s%d:%s" % (tag, len(body), body)
+
+
+#: Whose method a function is.
+_NOBODY: Final = b"n0:"
 
 
 def _integer(value: int) -> bytes:

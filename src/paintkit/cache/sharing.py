@@ -153,10 +153,11 @@ class Shared:
 
     async def _found(self, flight: SharedFlight, runtime: Runtime) -> Verdict | None:
         """Return what serves a flight without a load, and let it remember what was seen."""
-        copy = flight.held = _Copy(flight.copy)
-        sight = await self._look(flight.call, copy, runtime)
-        flight.sight, flight.looked = sight, True
-        return self._weigh_up(sight, flight.call, copy, early=flight.early)
+        if flight.copy is not None:
+            flight.held = _Copy(flight.copy)
+        sight = flight.sight = await self._look(flight.call, flight.held, runtime)
+        flight.looked = True
+        return self._weigh_up(sight, flight.call, flight.held, early=flight.early)
 
     async def fetch(self, later: Callable[[], Any], runtime: Runtime, store: Store) -> Any:
         """Return what the flight around us brings: the level's value, the copy's, or what is loaded now."""
@@ -270,8 +271,7 @@ class Shared:
         found = copy.answer if sight.value is SAME else sight.value
         if not isinstance(found, Success) or (early and sight.value is SAME):
             return None
-        helps = call.table.section.keeping.freshness.helps_out
-        if sight.fresh > 0 or (copy.entry is None and helps(now, now + sight.fresh)):
+        if sight.fresh > 0 or (copy.entry is None and _helps_out(call, now, now + sight.fresh)):
             _shared(call).version = sight.version
             return Found(found, None if sight.fresh == math.inf else sight.fresh, sight.seconds)
         return None
@@ -360,6 +360,11 @@ def _place_of(call: Entry) -> Place:
     if place is None:
         raise RuntimeError("nobody has asked yet where the value of this call stands")
     return place
+
+
+def _helps_out(call: Entry, now: float, expires: float) -> bool:
+    """Whether a value that expired may be served while it is renewed."""
+    return call.table.section.keeping.freshness.helps_out(now, expires)
 
 
 def _has_failed(verdict: Verdict) -> bool:

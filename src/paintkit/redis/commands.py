@@ -49,6 +49,7 @@ class Commands:
     def __init__(self, *, longest_load: float, max_bytes: int, stream: bool) -> None:
         self._hold = b"%d" % (longest_load * 1000)
         self._most = b"%d" % max_bytes
+        self._most_part = part(self._most)
         self._mode = b"stream" if stream else b"channel"
         self.rename()
 
@@ -74,8 +75,8 @@ class Commands:
         read first: a value that comes in between has just been filled, and its own life bounds what the time says too much.
         """
         at = part(names.place(place.key))
-        tokens = b"".join([part(names.token(mark)) for mark in place.marks])
-        return Batch(_GLANCE % (at, at, part(self._most), 1 + len(place.marks), tokens), count=3)
+        marks = place.marks
+        return Batch(_GLANCE % (at, at, self._most_part, 1 + len(marks), names.tokens(marks)), count=3)
 
     def fill(
         self, names: Names, place: Place, sight: Sight, data: bytes, seconds: float, *, tell: bool

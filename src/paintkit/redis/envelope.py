@@ -155,6 +155,8 @@ class Envelopes:
         self.max_bytes = max_bytes
         self._compress_above = compress_above
         self._keys = tuple(signing_keys)
+        #: Whether an address matters.
+        self.signs = bool(self._keys)
 
     def seal(self, address: bytes, front: Front, payload: bytes) -> bytes:
         """Return the envelope of a value for an address.
@@ -191,7 +193,9 @@ class Envelopes:
         flags = data[at] if len(data) > at else ~0
         if flags & ~(_COMPRESSED | _SIGNED):
             raise Rejected("malformed")
-        payload = self._verified(address, data, signed=bool(flags & _SIGNED))[at + 1 :]
+        if flags or self._keys:
+            data = self._verified(address, data, signed=bool(flags & _SIGNED))
+        payload = data[at + 1 :]
         return front, self._decompressed(payload) if flags & _COMPRESSED else payload
 
     def _verified(self, address: bytes, data: bytes, *, signed: bool) -> bytes:

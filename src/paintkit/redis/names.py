@@ -5,7 +5,10 @@ The braces are a hash tag: Redis Cluster keeps all keys of one cache in one slot
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
+
+from paintkit.redis.wire import part
 
 __all__ = ["ALL", "Names"]
 
@@ -40,10 +43,22 @@ class Names:
         self._place = root + b"p:"
         self._token = root + b"t:"
         self._digest = root + b"d:"
+        self._parts: dict[str, bytes] = {}
 
     def place(self, key: str) -> bytes:
         """Return where the value of a call stands."""
         return self._place + key.encode("utf-8", "surrogatepass")
+
+    def tokens(self, marks: Iterable[str]) -> bytes:
+        """Return where the tokens of marks stand, as parts of a command."""
+        known = self._parts
+        return b"".join([known.get(mark) or self._part(mark) for mark in marks])
+
+    def _part(self, mark: str) -> bytes:
+        packed = part(self.token(mark))
+        if mark == ALL or mark.startswith("f:"):  # there are few, and every look asks for two of them
+            self._parts[mark] = packed
+        return packed
 
     def token(self, mark: str) -> bytes:
         """Return where the token of a mark stands."""

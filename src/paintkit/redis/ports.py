@@ -122,16 +122,15 @@ class LevelPort:
 
     def _glanced(self, place: Place, codec: Codec, milliseconds: Any, data: Any, found: Any) -> Sight | None:
         """Make a sight of a value and its tokens; `None` if it takes a script to go on, for something is missing or strange."""
-        if data.__class__ is not bytes or not data.startswith(VALUE) or found.__class__ is not list:
+        if data.__class__ is not bytes or found.__class__ is not list or None in found:
             return None
-        if None in found or len(data) > self._envelopes.max_bytes:
+        count, tokens = len(found), b"".join(found)
+        if len(tokens) != TOKEN * count or not data.startswith(VALUE):
             return None
-        tokens = b"".join(found)
-        end = FRONT + len(tokens)
-        if len(tokens) != TOKEN * len(found) or end >= len(data):
+        if not FRONT + len(tokens) < len(data) <= self._envelopes.max_bytes:
             return None
-        if data[FRONT - 1] != len(found) or data[FRONT:end] != tokens:
-            return Sight(data[:VERSION], split_tokens(tokens))  # it was loaded under other ones
+        if data[FRONT - 1] != count or not data.startswith(tokens, FRONT):
+            return Sight(data[:VERSION], tuple(found))  # it was loaded under other ones
         return self._read(place, codec, data, milliseconds, tuple(found))
 
     async def fill(
@@ -206,7 +205,7 @@ class LevelPort:
             if version == known:
                 front = envelope.read_front(data, place.canonical)
             else:
-                address = self._names.place(place.key)
+                address = self._names.place(place.key) if self._envelopes.signs else b""
                 front, payload = self._envelopes.open(address, place.canonical, data)
                 value = Success(codec.decode(payload))
         except ValueError as error:
