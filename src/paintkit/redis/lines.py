@@ -20,7 +20,7 @@ from paintkit.redis.away import AWAY
 from paintkit.redis.names import Names
 from paintkit.redis.wire import Batch, Command
 
-__all__ = ["AsyncioLines", "BlockingLine", "BlockingLines"]
+__all__ = ["AsyncioLines", "BlockingLine", "BlockingLines", "Patience"]
 
 #: Makes the command by which a cache greets.
 Greeting = Callable[[Names], Command]
@@ -45,19 +45,22 @@ class BlockingLine:
     def run(self, command: Command) -> Any:
         """Return the reply of a script, or the replies of a batch: where there is none, the server's error."""
         if isinstance(command, Batch):
-            self.connection.send_packed_command([command.data], check_health=False)
-            return [self._reply() for _ in range(command.count)]
+            return self._replies(command)
         script, keys, arguments = command
         try:
             return self.exchange(script.call(keys, arguments))
         except redis.exceptions.NoScriptError:
             return self.exchange(script.first_call(keys, arguments))
 
-    def _reply(self) -> Any:
-        try:
-            return self.connection.read_response(disable_decoding=True)
-        except redis.ResponseError as error:  # the replies behind it have to be read all the same
-            return error
+    def _replies(self, batch: Batch) -> list[Any]:
+        connection, replies = self.connection, []
+        connection.send_packed_command((batch.data,), check_health=False)
+        for _ in range(batch.count):
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except redis.ResponseError as error:  # the replies behind it have to be read all the same
+                replies.append(error)
+        return replies
 
     def exchange(self, command: bytes) -> Any:
         """Send a command and return its reply."""
@@ -88,7 +91,10 @@ class BlockingLines:
 
     def run(self, names: Names, command: Command) -> Any:
         """Run a script for a cache and return its reply."""
-        line = self._take()
+        try:
+            line = self._idle.pop()
+        except IndexError:
+            line = self.make()
         try:
             return self._run(line, names, command)
         except redis.ConnectionError:
@@ -109,12 +115,6 @@ class BlockingLines:
     def forget(self) -> None:
         """Leave the lines to the process that was forked."""
         self._idle = deque()
-
-    def _take(self) -> BlockingLine:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self.make()
 
     def _run(
         self,
@@ -145,26 +145,69 @@ class _AsyncioLine:
         self.connection = connection
         self.greeted: set[str] = set()
         self.used = False
+        self.patience = Patience()
 
     async def run(self, command: Command) -> Any:
         if isinstance(command, Batch):
-            await self.connection.send_packed_command([command.data], check_health=False)
-            return [await self._reply() for _ in range(command.count)]
+            return await self._replies(command)
         script, keys, arguments = command
         try:
             return await self._exchange(script.call(keys, arguments))
         except redis.exceptions.NoScriptError:
             return await self._exchange(script.first_call(keys, arguments))
 
-    async def _reply(self) -> Any:
-        try:
-            return await self.connection.read_response(disable_decoding=True)
-        except redis.ResponseError as error:
-            return error
+    async def _replies(self, batch: Batch) -> list[Any]:
+        connection, replies = self.connection, []
+        await connection.send_packed_command((batch.data,), check_health=False)
+        for _ in range(batch.count):
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except redis.ResponseError as error:
+                replies.append(error)
+        return replies
 
     async def _exchange(self, command: bytes) -> Any:
         await self.connection.send_packed_command([command], check_health=False)
         return await self.connection.read_response(disable_decoding=True)
+
+
+class Patience:
+    """Ends waits that take too long, as `asyncio.timeout` does, for one task after the other.
+
+    A timer for every wait would cost more than most waits take. So one is left running when a wait ends in time, and
+    moves on when it rings for one that began later.
+    """
+
+    __slots__ = ("_cancels", "_due", "_loop", "_rang", "_task", "_timer")
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Begin a wait of the current task."""
+        task = asyncio.current_task(loop)
+        if task is None:
+            raise RuntimeError("only a task can wait for Redis")
+        self._loop, self._task, self._cancels, self._rang = loop, task, task.cancelling(), False
+        self._due = loop.time() + seconds
+        if self._timer is None:
+            self._timer = loop.call_at(self._due, self._ring)
+
+    def end(self) -> bool:
+        """End the wait; return whether it was cancelled from here, and by nobody else."""
+        task, self._task = self._task, None
+        return self._rang and task is not None and task.uncancel() <= self._cancels
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._task is None:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._ring)
+            return
+        self._rang = True
+        self._task.cancel()
 
 
 class _Loop:
@@ -190,16 +233,17 @@ class AsyncioLines:
 
     async def run(self, names: Names, command: Command) -> Any:
         """Run a script for a cache and return its reply."""
-        here = await self._here()
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop) or await self._arrive(loop)
         async with here.room:
             line = here.idle.pop() if here.idle else self._make()
             try:
-                return await self._run(here, line, names, command)
+                return await self._run(loop, here.idle, line, names, command)
             except redis.ConnectionError:
                 if not line.used:
                     raise
                 await _hang_up(here.idle)  # as for threads
-                return await self._run(here, self._make(), names, command)
+                return await self._run(loop, here.idle, self._make(), names, command)
 
     def close(self) -> None:
         """Close the idle lines of the loops that run; those of the others have gone with them."""
@@ -214,35 +258,38 @@ class AsyncioLines:
     def _make(self) -> _AsyncioLine:
         return _AsyncioLine(self._connections.make_connection())  # type: ignore[no-untyped-call]
 
-    async def _here(self) -> _Loop:
-        loop = asyncio.get_running_loop()
-        here = self._loops.get(loop)
-        if here is None:
-            here = self._loops[loop] = _Loop()
-            await anext(here.farewell)
+    async def _arrive(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        here = self._loops[loop] = _Loop()
+        await anext(here.farewell)
         return here
 
     async def _run(
         self,
-        here: _Loop,
+        loop: asyncio.AbstractEventLoop,
+        idle: deque[_AsyncioLine],
         line: _AsyncioLine,
         names: Names,
         command: Command,
     ) -> Any:
+        line.patience.begin(loop, self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
-                if names.namespace not in line.greeted:
-                    await line.run(self._greeting(names))
-                    line.greeted.add(names.namespace)
-                reply = await line.run(command)
+            if names.namespace not in line.greeted:
+                await line.run(self._greeting(names))
+                line.greeted.add(names.namespace)
+            reply = await line.run(command)
         except redis.ResponseError:
-            here.idle.append(line)
+            line.patience.end()
+            idle.append(line)
             raise
-        except BaseException:
+        except BaseException as error:
+            late = line.patience.end()
             await line.connection.disconnect(nowait=True)
+            if late and isinstance(error, asyncio.CancelledError):
+                raise TimeoutError from error
             raise
+        line.patience.end()
         line.used = True
-        here.idle.append(line)
+        idle.append(line)
         return reply
 
 
