@@ -463,7 +463,7 @@ def checked_tags(tags: object) -> tuple[str, ...]:
         TypeError: They are no collection of strings.
         ValueError: One is empty, or they are more than 16.
     """
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
+    if tags.__class__ is not tuple and (isinstance(tags, str) or not isinstance(tags, Iterable)):
         raise TypeError(
             f"tags must be a collection of strings, not {tags!r} ({type(tags).__name__}); for one tag write (tag,)"
         )

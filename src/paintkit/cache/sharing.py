@@ -155,7 +155,8 @@ class Shared:
         """Return what serves a flight without a load, and let it remember what was seen."""
         if flight.copy is not None:
             flight.held = _Copy(flight.copy)
-        sight = flight.sight = await self._look(flight.call, flight.held, runtime)
+        port = self.sharing.port(runtime)
+        sight = flight.sight = await port.look(_place_of(flight.call), self._codec, flight.held.version)
         flight.looked = True
         return self._weigh_up(sight, flight.call, flight.held, early=flight.early)
 

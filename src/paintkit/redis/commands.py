@@ -32,9 +32,11 @@ _STREAM = b"10000"
 _BATCH = 100
 
 
-# PTTL, GETRANGE and MGET, packed in one go: every hit in Redis begins with them. The place (twice), the largest value, how many
-# parts the last command has, the tokens.
-_GLANCE = b"*2\r\n$4\r\nPTTL\r\n%b*4\r\n$8\r\nGETRANGE\r\n%b$1\r\n0\r\n%b*%d\r\n$4\r\nMGET\r\n%b"
+# PTTL, GETRANGE and MGET, packed in one go: every hit in Redis begins with them.
+_PTTL = b"*2\r\n$4\r\nPTTL\r\n"
+_GETRANGE = b"*4\r\n$8\r\nGETRANGE\r\n"
+_FROM = b"$1\r\n0\r\n"
+_MGET = b"*%d\r\n$4\r\nMGET\r\n"
 
 
 class Commands:
@@ -49,7 +51,7 @@ class Commands:
     def __init__(self, *, longest_load: float, max_bytes: int, stream: bool) -> None:
         self._hold = b"%d" % (longest_load * 1000)
         self._most = b"%d" % max_bytes
-        self._most_part = part(self._most)
+        self._range = _FROM + part(self._most)
         self._mode = b"stream" if stream else b"channel"
         self.rename()
 
@@ -76,7 +78,8 @@ class Commands:
         """
         at = part(names.place(place.key))
         marks = place.marks
-        return Batch(_GLANCE % (at, at, self._most_part, 1 + len(marks), names.tokens(marks)), count=3)
+        tokens = _MGET % (1 + len(marks))
+        return Batch(b"".join((_PTTL, at, _GETRANGE, at, self._range, tokens, *names.parts(marks))), count=3)
 
     def fill(
         self, names: Names, place: Place, sight: Sight, data: bytes, seconds: float, *, tell: bool

@@ -31,7 +31,7 @@ __all__ = [
     "Front",
     "Rejected",
     "call_digest",
-    "read_front",
+    "read_spans",
     "split_tokens",
     "tombstone",
     "vacancy",
@@ -113,8 +113,8 @@ def version() -> bytes:
     return VALUE + os.urandom(16)
 
 
-def read_front(data: bytes, canonical: bytes) -> Front:
-    """Return what comes first in the envelope of a call of that exact form.
+def read_spans(data: bytes, canonical: bytes) -> tuple[float, float, float, float]:
+    """Return the spans in the envelope of a call of that exact form: its life, stale, grace and seconds, see `Front`.
 
     Raises:
         Rejected: It is none of ours, or another call's.
@@ -122,7 +122,6 @@ def read_front(data: bytes, canonical: bytes) -> Front:
     if len(data) < FRONT:
         raise Rejected("malformed")
     name, life, stale, grace, seconds, call, count = _FRONT.unpack_from(data)
-    end = FRONT + count * TOKEN
     # Not a number is not in order either: it fails every comparison.
     spans = (
         0 <= life <= _LONGEST
@@ -130,11 +129,11 @@ def read_front(data: bytes, canonical: bytes) -> Front:
         and 0 <= grace <= _LONGEST
         and 0 <= seconds <= _LONGEST
     )
-    if not spans or not name.startswith(VALUE) or len(data) < end:
+    if not spans or not name.startswith(VALUE) or len(data) < FRONT + count * TOKEN:
         raise Rejected("malformed")
     if call != call_digest(canonical):
         raise Rejected("other_call")
-    return Front(name, life, stale, grace, seconds, call, data[FRONT:end])
+    return life, stale, grace, seconds
 
 
 def split_tokens(data: bytes) -> tuple[bytes, ...]:
@@ -186,17 +185,27 @@ class Envelopes:
         Raises:
             Rejected: It is none of ours, or not for that address and call.
         """
+        spans = read_spans(data, canonical)
+        tokens = data[FRONT : FRONT + data[FRONT - 1] * TOKEN]
+        front = Front(data[:VERSION], *spans, call_digest(canonical), tokens)
+        return front, self.payload(address, data)
+
+    def payload(self, address: bytes, data: bytes) -> bytes:
+        """Return the payload of what stands at an address, behind a front that is in order.
+
+        Raises:
+            Rejected: It is none of ours, or not for that address.
+        """
         if len(data) > self.max_bytes:
             raise Rejected("too_large")
-        front = read_front(data, canonical)
-        at = FRONT + len(front.tokens)
+        at = FRONT + data[FRONT - 1] * TOKEN
         flags = data[at] if len(data) > at else ~0
         if flags & ~(_COMPRESSED | _SIGNED):
             raise Rejected("malformed")
-        if flags or self._keys:
+        if flags or self.signs:
             data = self._verified(address, data, signed=bool(flags & _SIGNED))
         payload = data[at + 1 :]
-        return front, self._decompressed(payload) if flags & _COMPRESSED else payload
+        return self._decompressed(payload) if flags & _COMPRESSED else payload
 
     def _verified(self, address: bytes, data: bytes, *, signed: bool) -> bytes:
         """Return what was signed; without keys of our own we take only what claims no signature."""

@@ -49,10 +49,10 @@ class Names:
         """Return where the value of a call stands."""
         return self._place + key.encode("utf-8", "surrogatepass")
 
-    def tokens(self, marks: Iterable[str]) -> bytes:
+    def parts(self, marks: Iterable[str]) -> list[bytes]:
         """Return where the tokens of marks stand, as parts of a command."""
         known = self._parts
-        return b"".join([known.get(mark) or self._part(mark) for mark in marks])
+        return [known.get(mark) or self._part(mark) for mark in marks]
 
     def _part(self, mark: str) -> bytes:
         packed = part(self.token(mark))

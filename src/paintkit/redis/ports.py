@@ -40,12 +40,7 @@ class Counts:
         self._lock = new_lock()  # guards the totals
         self._totals: dict[str, float] = {}
         # What every hit counts, without a lock: a race may lose one.
-        self.looks = self._hits = self._bytes_read = 0
-
-    def note_hit(self, size: int) -> None:
-        """Count a value of so many bytes that was found."""
-        self._hits += 1
-        self._bytes_read += size
+        self.looks = self.hits = self.bytes_read = 0
 
     def add(self, name: str, more: float = 1.0) -> bool:
         """Count; return whether it was the first time."""
@@ -57,7 +52,7 @@ class Counts:
     def totals(self) -> dict[str, float]:
         """Return all."""
         with self._lock:
-            quick = {"looks": self.looks, "hits": self._hits, "bytes_read": self._bytes_read}
+            quick = {"looks": self.looks, "hits": self.hits, "bytes_read": self.bytes_read}
             return {**self._totals, **{name: float(total) for name, total in quick.items()}}
 
 
@@ -202,20 +197,20 @@ class LevelPort:
         version = data[:VERSION]
         value: Any = SAME
         try:
-            if version == known:
-                front = envelope.read_front(data, place.canonical)
-            else:
+            life, stale, grace, seconds = envelope.read_spans(data, place.canonical)
+            if version != known:
                 address = self._names.place(place.key) if self._envelopes.signs else b""
-                front, payload = self._envelopes.open(address, place.canonical, data)
-                value = Success(codec.decode(payload))
+                value = Success(codec.decode(self._envelopes.payload(address, data)))
         except ValueError as error:
             self._reject(error.reason if isinstance(error, Rejected) else "undecodable", place)
             return Sight(version, tokens)
-        left = min(milliseconds / 1000 - front.grace, front.life, LONGEST)
+        left = min(milliseconds / 1000 - grace, life, LONGEST)
         if left <= 0:
             return Sight(version, tokens)
-        self._counts.note_hit(len(data))
-        return Sight(version, tokens, value, fresh=left - front.stale, left=left, seconds=front.seconds)
+        counts = self._counts
+        counts.hits += 1
+        counts.bytes_read += len(data)
+        return Sight(version, tokens, value, fresh=left - stale, left=left, seconds=seconds)
 
     def _sealed(self, place: Place, codec: Codec, front: Front, value: object) -> bytes | None:
         """Return the envelope of a value, unless it is unfit for one."""
