@@ -78,8 +78,8 @@ class Commands:
         """
         at = part(names.place(place.key))
         marks = place.marks
-        tokens = _MGET % (1 + len(marks))
-        return Batch(b"".join((_PTTL, at, _GETRANGE, at, self._range, tokens, *names.parts(marks))), count=3)
+        tokens = _MGET % (1 + len(marks)) + names.parts(marks)
+        return Batch(b"".join((_PTTL, at, _GETRANGE, at, self._range, tokens)), count=3)
 
     def fill(
         self, names: Names, place: Place, sight: Sight, data: bytes, seconds: float, *, tell: bool

@@ -55,6 +55,8 @@ _FRONT = struct.Struct("<20sdddd16sB")
 _COMPRESSED, _SIGNED = 1, 2
 _SIGNATURE = 32
 
+_NOTHING = hashlib.blake2b(digest_size=16, person=b"envelope")
+
 # Seconds; no span of ours is longer.
 _LONGEST = 1e9
 
@@ -95,7 +97,9 @@ class Front(NamedTuple):
 
 def call_digest(canonical: bytes) -> bytes:
     """Return the digest of a call's exact form."""
-    return hashlib.blake2b(canonical, digest_size=16, person=b"envelope").digest()
+    digest = _NOTHING.copy()  # takes half the time of a new one
+    digest.update(canonical)
+    return digest.digest()
 
 
 def vacancy() -> bytes:

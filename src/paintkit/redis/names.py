@@ -5,7 +5,6 @@ The braces are a hash tag: Redis Cluster keeps all keys of one cache in one slot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from hashlib import blake2b
 
 from paintkit.redis.wire import part
@@ -43,22 +42,25 @@ class Names:
         self._place = root + b"p:"
         self._token = root + b"t:"
         self._digest = root + b"d:"
-        self._parts: dict[str, bytes] = {}
+        self._first: dict[tuple[str, ...], bytes] = {}
 
     def place(self, key: str) -> bytes:
         """Return where the value of a call stands."""
         return self._place + key.encode("utf-8", "surrogatepass")
 
-    def parts(self, marks: Iterable[str]) -> list[bytes]:
-        """Return where the tokens of marks stand, as parts of a command."""
-        known = self._parts
-        return [known.get(mark) or self._part(mark) for mark in marks]
+    def parts(self, marks: tuple[str, ...]) -> bytes:
+        """Return where the tokens of a place's marks stand, as parts of a command."""
+        first = self._first.get(marks[:2])
+        if first is None:
+            first = self._packed(marks[:2])
+            if marks[0] == ALL and marks[1:2] and marks[1].startswith("f:"):
+                self._first[marks[:2]] = (
+                    first  # the same in all places of a function, and there are few of those
+                )
+        return first if len(marks) == 2 else first + self._packed(marks[2:])
 
-    def _part(self, mark: str) -> bytes:
-        packed = part(self.token(mark))
-        if mark == ALL or mark.startswith("f:"):  # there are few, and every look asks for two of them
-            self._parts[mark] = packed
-        return packed
+    def _packed(self, marks: tuple[str, ...]) -> bytes:
+        return b"".join([part(self.token(mark)) for mark in marks])
 
     def token(self, mark: str) -> bytes:
         """Return where the token of a mark stands."""
