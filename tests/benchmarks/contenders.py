@@ -365,15 +365,25 @@ def _redis() -> tuple[str, str]:
     return url, prefix
 
 
-def redis_get(fn: Fn) -> Fn:
-    """Ask for one key, and do nothing with the answer: what a hit is compared with."""
+@functools.cache
+def _value() -> str:
+    """Return a key with a value of about the size that a number has in the cache."""
     import redis
 
     url, prefix = _redis()
-    client = redis.Redis.from_url(url)
+    with redis.Redis.from_url(url) as client:
+        client.set(prefix, bytes(100))
+    return prefix
+
+
+def redis_get(fn: Fn) -> Fn:
+    """Ask for one value, and do nothing with it: what a hit is compared with."""
+    import redis
+
+    key, client = _value(), redis.Redis.from_url(_redis()[0])
 
     def call(number: int) -> Any:
-        client.get(prefix)
+        client.get(key)
         return fn(number)
 
     return call
@@ -382,8 +392,7 @@ def redis_get(fn: Fn) -> Fn:
 def redis_get_async(fn: Fn) -> Fn:
     import redis.asyncio
 
-    url, prefix = _redis()
-    client = redis.asyncio.Redis.from_url(url)
+    key, client = _value(), redis.asyncio.Redis.from_url(_redis()[0])
 
     async def farewell() -> AsyncIterator[None]:
         """Close the connection at the end of the loop, which ends such generators."""
@@ -398,7 +407,7 @@ def redis_get_async(fn: Fn) -> Fn:
         if not ends:
             ends.append(farewell())
             await anext(ends[0])
-        await client.get(prefix)
+        await client.get(key)
         return await fn(number)
 
     return call
