@@ -18,6 +18,10 @@ from paintkit.errors import BatcherClosedError, BatchReplyError, DeadlineExceede
 from paintkit.testing import FakeClock
 
 
+# Seconds after which something that has to happen has not.
+PATIENCE = 10.0
+
+
 class Doubler:
     """A batch function that remembers its batches and their threads."""
 
@@ -508,6 +512,24 @@ def test_tasks_share_a_batch():
     first, second, third = asyncio.run(main())
     assert (2, KeyError, 6) == (first, type(second), third)
     assert [[1, 2, 3]] == batches
+
+
+@pytest.mark.parametrize(
+    "process",
+    [lambda requests: next(iter(())), lambda requests: [StopIteration()]],
+    ids=["it is raised", "it is in the list"],
+)
+def test_a_task_does_not_wait_for_ever_for_an_error_that_no_coroutine_may_raise(process):
+    """A `StopIteration` reaches it as Python lets it: as the cause of a `RuntimeError`."""
+    batcher = RequestBatcher(process, delay=0)
+
+    async def main():
+        async with asyncio.timeout(PATIENCE):
+            await batcher.aadd(1)
+
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(main())
+    assert isinstance(caught.value.__cause__, StopIteration)
 
 
 def test_a_task_waits_for_company_on_paintkits_clock(fake):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -10,7 +11,7 @@ from weakref import WeakSet
 
 from paintkit import ambient, clock
 from paintkit._locks import new_lock
-from paintkit._runtime import BLOCKING, Success, drive
+from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Success, drive
 from paintkit.errors import BatcherClosedError, DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -108,33 +109,24 @@ class ThreadBatches(Generic[Request, Result]):
 
     async def aadd(self, request: Request) -> Result:
         """Return the answer to a request, or raise it, without blocking the loop."""
-        import asyncio
-
         rest = rest_for(f"a request to {self._function.name} had not been made")
-        future = self.submit(request)
-        waiting = asyncio.wrap_future(future)
+        ticket, future = self._submitted(request)
+        over = Handover()
+        # Not through a future of asyncio: one that should hold a StopIteration would never end.
+        future.add_done_callback(lambda _: over.give())
         try:
-            await asyncio.wait({waiting}, timeout=rest)
-            if not waiting.done():
+            if not await ASYNCIO.receive(over, math.inf if rest is None else rest):
                 raise DeadlineExceededError(
                     f"the deadline was over while a request to {self._function.name} waited"
                 )
-            return waiting.result()
+            return self._answer_of(ticket).unwrap()
         finally:
-            # Both at once, and both in vain if they are done: what the one tells the other takes a turn of the loop.
-            future.cancel()
-            waiting.cancel()
-            del future, waiting  # as above
+            future.cancel()  # in vain if it is done
+            del ticket, future  # as above
 
     def submit(self, request: Request) -> Future[Result]:
         """Return a future of the answer."""
-        from concurrent.futures import Future
-
-        future: Future[Result] = Future()
-        ticket = _Ticket(request, self._lock, is_led=False, future=future)
-        self._enqueue(ticket)
-        future.add_done_callback(lambda ended: self._withdraw(ticket) if ended.cancelled() else None)
-        return future
+        return self._submitted(request)[1]
 
     def flush(self) -> None:
         """Run everything that waits now, in this thread."""
@@ -185,6 +177,15 @@ class ThreadBatches(Generic[Request, Result]):
             self._requests += 1
             if not ticket.is_led:
                 self._call_worker()
+
+    def _submitted(self, request: Request) -> tuple[_Ticket[Request, Result], Future[Result]]:
+        from concurrent.futures import Future
+
+        future: Future[Result] = Future()
+        ticket = _Ticket(request, self._lock, is_led=False, future=future)
+        self._enqueue(ticket)
+        future.add_done_callback(lambda ended: self._withdraw(ticket) if ended.cancelled() else None)
+        return ticket, future
 
     def _withdraw(self, ticket: _Ticket[Request, Result]) -> None:
         with self._lock:
