@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
     from paintkit.typing import ErrorMatch, Predicate
@@ -25,6 +25,7 @@ __all__ = [
     "ratio",
     "seconds",
     "settled",
+    "told",
 ]
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -32,6 +33,8 @@ T = TypeVar("T")
 
 # A delay or a timeout beyond this is a mistake in units more often than a wish.
 LONGEST = 366 * 86_400.0
+
+_UNPRINTABLE: Final = "<unprintable>"
 
 
 def number(
@@ -141,6 +144,14 @@ def having(name: str, value: T, method: str, what: str) -> T:
     return value
 
 
+def told(value: object) -> str:
+    """Return `str(value)`; what cannot say so much must not spoil what is told of it."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a broken __str__ is still evidence
+        return _UNPRINTABLE
+
+
 def errors(name: str, value: ErrorMatch) -> Predicate:
     """Return a predicate for exception types (one or a tuple) or for a predicate.
 
@@ -183,5 +194,5 @@ def _shown(value: object) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error that we are about to tell
-        text = "<unprintable>"
+        text = _UNPRINTABLE
     return f"{text[:80]} ({type(value).__name__})"

@@ -17,7 +17,6 @@ from paintkit.batching.batcher import RequestBatcher
 from paintkit.errors import BatcherClosedError, BatchReplyError, DeadlineExceededError
 from paintkit.testing import FakeClock
 
-
 # Seconds after which something that has to happen has not.
 PATIENCE = 10.0
 

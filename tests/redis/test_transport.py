@@ -1,5 +1,6 @@
 """Events through Redis: the contract of transports, and what becomes of them when processes and servers fail."""
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ from paintkit.errors import EventNotSentError
 from paintkit.events.bus import EventBus
 from paintkit.redis import RedisStreams, stream_threads
 from paintkit.testing import TransportContract
+from tests.colours import Colour
 from tests.redis.conftest import PATIENCE, until
 
 SOON = backoff.constant(0.01)
@@ -176,6 +178,47 @@ def test_a_handler_that_hangs_is_left_alone(connect):
     release.set()
     [letter] = transport.dead_letters()
     assert ("hanging", True) == (letter.receiver, letter.error.startswith("CallTimeoutError"))
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+@pytest.mark.parametrize("colour", list(Colour))
+@pytest.mark.parametrize("kind", ["work", "broadcast"])
+def test_an_interrupt_in_a_handler_is_its_failure_and_ends_no_thread(connect, error, colour, kind):
+    """Nobody else would go on in the thread's place: `sys.exit()` in one handler would silence this process."""
+    transport = connect(max_attempts=1)
+    bus, heard = EventBus(transport=transport), []
+
+    def exits(data):
+        if data == 1:
+            raise error
+
+    bus.subscribe("*", colour.function(exits), name="exits", kind=kind)
+    bus.subscribe("*", heard.append, name="sound", kind=kind)
+    for number in (1, 2):
+        bus.publish("paint.sold", number)
+        until(lambda: number in heard)  # noqa: B023 - it is asked at once
+    until(lambda: bus.get_stats()["delivered"] == 3)
+    assert 1 == bus.get_stats()["failed"]
+    assert [f"RuntimeError: exits was interrupted by {error.__name__}"] * (kind == "work") == [
+        letter.error for letter in transport.dead_letters()
+    ]
+
+
+def test_an_error_that_cannot_be_printed_is_a_failure_like_any_other(connect):
+    """It is tried again after its delay, and given up in the end."""
+
+    class Broken(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    def broken(data):
+        raise Broken
+
+    transport = connect(max_attempts=2)
+    EventBus(transport=transport).subscribe("*", broken, name="broken")
+    transport.send(Envelope.of("paint.sold", 1))
+    until(transport.dead_letters)
+    assert ["Broken: <unprintable>"] == [letter.error for letter in transport.dead_letters()]
 
 
 def test_what_fails_waits_longer_and_longer(connect):

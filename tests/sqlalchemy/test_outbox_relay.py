@@ -204,6 +204,52 @@ def test_an_interrupt_in_a_handler_ends_the_delivery(house):
     house.run(lambda: body(Office(house, handler_timeout=5.0)))
 
 
+@pytest.mark.parametrize("url", ["sqlite-file"], indirect=True)
+def test_an_interrupt_in_a_handler_does_not_end_the_relay_of_a_thread(house, caplog):
+    """Nobody would hear of it: the event is left to its lease, and the others are delivered."""
+
+    async def body(office):
+        await office.open()
+        heard = []
+
+        def exits(data):
+            if data == 1:
+                raise SystemExit
+            heard.append(data)
+
+        with running(office, exits):
+            for number in (1, 2):
+                office.bus.publish("paint.created", number)
+            until(lambda: heard == [2])
+        assert "was interrupted" in caplog.text
+        assert 1 == office.outbox.status()["in_flight"]
+
+    house.run(lambda: body(Office(house, poll_interval=0.05, batch_size=1, handler_timeout=5.0)))
+
+
+@pytest.mark.parametrize("url", ["aiosqlite", "postgres-async"], indirect=True)
+def test_a_cancellation_inside_of_an_async_handler_is_its_failure(house):
+    """Something that it awaited was cancelled, and not the relay."""
+
+    async def body(office):
+        await office.open()
+
+        async def awaits(data):
+            future = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+
+        office.bus.subscribe("*", awaits, name="awaits")
+        office.storing("sound")
+        await office.publish("paint.created", 1)
+        await office.do("run_once")
+        assert [("sound", "1")] == await office.effects()
+        [dead] = await office.do("dead_letters")
+        assert "awaits was interrupted by CancelledError" in dead.error
+
+    house.run(lambda: body(Office(house, max_attempts=1, handler_timeout=5.0)))
+
+
 # Threads, wake-ups, forks.
 
 

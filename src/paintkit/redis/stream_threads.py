@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import redis
 
 from paintkit import clock, observations
+from paintkit._arguments import told
 from paintkit.policies._timeout import timeout
 from paintkit.redis.away import AWAY, keep_on
 from paintkit.redis.stream_store import Position, Seat, envelope_of, number_of
@@ -137,6 +138,11 @@ class Handling:
             Context().run(self._acall if receiver.is_async else self._call, receiver, event)
         except Exception as raised:  # noqa: BLE001 - the outcome is the value
             error = raised
+        except BaseException as raised:  # noqa: BLE001 - see below
+            # In here it would end a thread that others count on, and nobody would hear of it.
+            error = RuntimeError(f"{receiver.name} was interrupted by {type(raised).__name__}")
+            error.__cause__ = raised
+            self.close()
         self._tally.add("delivered" if error is None else "failed")
         receiver.settle(event, error)
         return error
@@ -283,7 +289,7 @@ class Worker(Patient):
         self._store.done(seat, delivery)
 
     def _fail(self, receiver: Receiver, delivery: Delivery, event: Envelope, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
+        text = f"{type(error).__name__}: {told(error)}"
         if delivery.tries >= self._house.max_attempts:
             self._give_up(receiver, delivery, event, text)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from paintkit._arguments import told
 from paintkit._wrap import name_of
 from paintkit.sqlalchemy.outbox_store import LOST, Claimed, Settlement
 
@@ -100,7 +101,11 @@ class Batch:
         outcomes, attempts = self._outcomes[one.seq], one.event.attempts
         if attempts >= self._max_attempts:
             return Settlement(one, LOST, attempts)
-        errors = [f"{name}: {_told(error)}" for name, error in outcomes.items() if error is not None]
+        errors = [
+            f"{name}: {name_of(type(error))}: {told(error)}"
+            for name, error in outcomes.items()
+            if error is not None
+        ]
         kept = [each.name for each in self._receivers if each.idempotent and self._succeeded(each, one)]
         if errors:
             delay = None if self._gives_up(one) else self._delay(attempts)
@@ -126,10 +131,3 @@ class Batch:
         for _ in range(attempts):
             delay = next(delays, delay)
         return delay
-
-
-def _told(error: Exception) -> str:
-    try:
-        return f"{name_of(type(error))}: {error}"
-    except Exception:  # noqa: BLE001 - an error that cannot be printed is still an error
-        return name_of(type(error))

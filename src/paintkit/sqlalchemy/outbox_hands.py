@@ -233,6 +233,8 @@ class AsyncHands:
 
     async def call(self, receiver: Receiver, events: Sequence[Claimed]) -> Exception | None:
         """Let a receiver handle events, all in one unit of work, and return what it raised."""
+        import asyncio
+
         try:
             if receiver.idempotent:
                 await self._deliver(receiver, events)
@@ -244,6 +246,13 @@ class AsyncHands:
                     _refuse_rollback(self._db.open_unit())
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its own failure
             return error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            # It comes from something that the handler awaited.
+            failure = RuntimeError(f"{receiver.name} was interrupted by {type(error).__name__}")
+            failure.__cause__ = error
+            return failure
         return None
 
     async def _deliver(self, receiver: Receiver, events: Sequence[Claimed]) -> None:
@@ -262,6 +271,14 @@ class AsyncHands:
     async def run(self, steps: Steps, hung: Hung) -> None:  # noqa: ARG002 - nothing hangs that can be cancelled
         """Take steps that call handlers, to their end."""
         await steps(self)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody cancels the task that runs."""
+    import asyncio
+
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def timed_out(receiver: Receiver, limit: float | None) -> CallTimeoutError:

@@ -83,10 +83,24 @@ class Relay:
             if self._thread is None or not self._thread.is_alive():  # it does not live on in a forked child
                 self._stopping = False
                 self._thread = threading.Thread(
-                    target=self.run, name=f"paintkit-outbox-{self._outbox.name}", daemon=True
+                    target=self._run_on, name=f"paintkit-outbox-{self._outbox.name}", daemon=True
                 )
                 self._thread.start()
         return self
+
+    def _run_on(self) -> None:
+        """Run in a thread where nobody hears of an interrupt: a handler's `sys.exit()` must not end all deliveries here.
+
+        What was claimed is lost with its lease, as if the process had ended.
+        """
+        while not self._stopping:
+            try:
+                self.run()
+            except BaseException:
+                _log.exception("%s: the relay was interrupted, and begins anew", self._outbox.name)
+                self._wake = wake = Handover()
+                if not self._is_stopping():
+                    wake.wait(self._outbox.poll_interval)
 
     def stop(self) -> None:
         """Let `run()` or `arun()` return as soon as the handler that runs has done so; may be called from anywhere."""
