@@ -159,6 +159,29 @@ def test_details_become_plain_values():
     )
 
 
+def test_what_cannot_be_printed_is_told_all_the_same():
+    """A value whose text is not to be had hides nothing else."""
+
+    class Broken(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    assert {"a": 1, "b": "Broken: <unprintable>"} == plain({"a": 1, "b": Broken()})
+
+
+def test_json_has_words_for_numbers_that_it_does_not_know(kept):
+    """`inf` and `nan` become texts: a reader of JSON would refuse the line."""
+
+    def refused(constant):
+        raise ValueError(constant)
+
+    formatter = JsonFormatter()
+    with log_observations("studio"):
+        observations.emit("retry.waiting", "supplier", delay=float("inf"), rate=float("nan"), attempt=2)
+    entry = json.loads(formatter.format(kept[0]), parse_constant=refused)
+    assert {"delay": "inf", "rate": "nan", "attempt": 2} == entry["details"]
+
+
 def test_json_is_one_line_with_all_parts(kept):
     """Whatever the record holds; records of others have fewer parts."""
     formatter = JsonFormatter()

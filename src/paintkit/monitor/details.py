@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Final
+
+from paintkit._arguments import told
 
 __all__ = ["Plain", "on_one_line", "plain"]
 
@@ -47,5 +50,5 @@ def _plain(value: object) -> Plain:
     if isinstance(value, bool | int | float):
         return value
     if isinstance(value, BaseException):
-        return on_one_line(f"{type(value).__name__}: {value}".removesuffix(": "))
-    return on_one_line(str(getattr(value, "value", value)))  # an enumeration is its value
+        return on_one_line(f"{type(value).__name__}: {told(value)}".removesuffix(": "))
+    return on_one_line(told(value.value if isinstance(value, Enum) else value))

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,10 +109,18 @@ class JsonFormatter(logging.Formatter):
         for name in ("kind", "source", "details", "suppressed"):
             value = getattr(record, name, None)
             if value:
-                entry[name] = value
+                entry[name] = _finite(value) if isinstance(value, Mapping) else value
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str)
+
+
+def _finite(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return details with words for the numbers that JSON has none for: a line with a bare NaN is no JSON."""
+    return {
+        name: value if not isinstance(value, float) or isfinite(value) else str(value)
+        for name, value in details.items()
+    }
 
 
 class _Writer:
