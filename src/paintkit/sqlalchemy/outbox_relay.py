@@ -96,7 +96,7 @@ class Relay:
         while not self._stopping:
             try:
                 self.run()
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - see above
                 _log.exception("%s: the relay was interrupted, and begins anew", self._outbox.name)
                 self._wake = wake = Handover()
                 if not self._is_stopping():

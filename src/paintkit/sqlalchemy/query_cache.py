@@ -43,10 +43,14 @@ _ALL: Final = "queries"
 _MOST_STATEMENTS: Final = 2048
 
 # Options with which a result is more, or less, than its rows.
-_UNCACHED: Final = ("populate_existing", "yield_per", "stream_results", "schema_translate_map")
+_UNCACHED: Final = ("populate_existing", "yield_per", "stream_results")
 
-# Where a connection keeps what was written on it outside every unit of work.
+# The option with which tables are in other schemas than they say.
+_ELSEWHERE: Final = "schema_translate_map"
+
+# Where a connection keeps what was written on it outside every unit of work, and a session its connection.
 _WRITTEN: Final = "paintkit_written"
+_CONNECTION: Final = "paintkit_connection"
 
 
 class _Absent(enum.Enum):
@@ -126,7 +130,8 @@ class QueryCache:
 
     A result is kept as plain data; every caller gets objects of its own session. It is dropped by the COMMIT of a unit of
     work that wrote one of its tables, in whatever way; that unit itself reads around the cache from its first write on. What
-    is written with `text()`, or past SQLAlchemy's constructs, drops everything, for nobody knows what it wrote.
+    is written with `text()`, or as a string for the driver, drops everything, for nobody knows what it wrote. What is written
+    past SQLAlchemy, on a cursor of the driver, is not seen: say `touched()`.
 
     Args:
         db: The manager. Listeners of your own that change statements (`do_orm_execute`) have to be registered before.
@@ -180,6 +185,7 @@ class QueryCache:
         for sessions in (UnitSession, ReadSession):
             if not event.contains(sessions, "do_orm_execute", _on_execute):
                 event.listen(sessions, "do_orm_execute", _on_execute)
+                event.listen(sessions, "after_begin", _on_begin)
 
     def touched(self, *names: str) -> None:
         """Say that tables were written where SQLAlchemy cannot see it: by a trigger, a procedure, another program.
@@ -226,6 +232,7 @@ class QueryCache:
             or not isinstance(given, Mapping)
             or getattr(statement, "_for_update_arg", None) is not None
             or any(options.get(name) for name in _UNCACHED)
+            or self._is_elsewhere({**_options_of(state.session), **options})
         ):
             return None
         known = self._known(cache_key.key, statement, option)
@@ -263,6 +270,11 @@ class QueryCache:
                 self._statements.popitem(last=False)
         return known
 
+    def _is_elsewhere(self, options: Mapping[str, Any]) -> bool:
+        """Whether tables have other schemas under these options than for everybody."""
+        usual = self._engine.get_execution_options().get(_ELSEWHERE)
+        return bool(options.get(_ELSEWHERE, usual) != usual)
+
     # What is written.
 
     def _on_statement(
@@ -271,6 +283,8 @@ class QueryCache:
         written = tables.written_by(context.compiled, sql)
         if not written:
             return
+        if self._is_elsewhere(context.execution_options):
+            written = tables.EVERY_TABLE
         unit = _unit_of(connection)
         if unit is None:
             connection.info.setdefault(_WRITTEN, set()).update(written)
@@ -346,6 +360,16 @@ def _exact(value: Any) -> str:
         f"a cached SELECT cannot have a value of type {type(value).__qualname__}, of which no exact key is known: pass plain "
         "values, or leave FromCache out"
     )
+
+
+def _on_begin(session: Session, _transaction: object, connection: Connection) -> None:
+    session.info[_CONNECTION] = connection
+
+
+def _options_of(session: Session) -> Mapping[str, Any]:
+    """Return the options of the connection that a session has at this moment; it takes none for that."""
+    connection = session.info.get(_CONNECTION) if session.in_transaction() else None
+    return {} if connection is None else cast("Connection", connection).get_execution_options()
 
 
 def _on_execute(state: ORMExecuteState) -> Result[Any] | None:

@@ -21,10 +21,12 @@ __all__ = ["EVERY_TABLE", "has_text", "read_by", "written_by"]
 #: What a statement writes of which nobody knows what it writes.
 EVERY_TABLE: Final = frozenset({"*"})
 
-# What begins so writes no table; neither does what the text of a unit of work's own statements begins with.
+# What begins so, and is one statement alone, writes no table; neither do the statements that units of work send as text.
+# EXPLAIN ANALYZE does what it explains.
 _HARMLESS: Final = re.compile(
-    r"\s*(select|show|explain|pragma|values|set|begin|start|savepoint|release|rollback|commit|lock|listen|notify)\b",
-    re.IGNORECASE,
+    r"\s*(select|show|explain(?!.*\banaly[sz]e\b)|pragma|values|set|begin|start|savepoint|release|rollback|commit|lock|listen|notify)\b"
+    r"[^;]*;?\s*",
+    re.IGNORECASE | re.DOTALL,
 )
 
 _EAGER: Final = frozenset({"joined", "selectin", "subquery", "immediate", "select_in", False})
@@ -63,7 +65,7 @@ def written_by(compiled: Any, text: str) -> frozenset[str]:
     if isinstance(statement, ExecutableDDLElement):
         return EVERY_TABLE
     if statement is None or isinstance(statement, TextClause):
-        return frozenset() if _HARMLESS.match(text) else EVERY_TABLE
+        return frozenset() if _HARMLESS.fullmatch(text) else EVERY_TABLE
     if not (getattr(statement, "is_dml", False) or getattr(compiled, "ctes", None)):
         return frozenset()
     written = [part for part in visitors.iterate(statement) if isinstance(part, UpdateBase)]
@@ -73,9 +75,18 @@ def written_by(compiled: Any, text: str) -> frozenset[str]:
 def _changed_by(statement: UpdateBase) -> frozenset[str]:
     table = cast("Any", statement).table
     if statement.is_insert:
-        return frozenset(_tables(table))
+        return (
+            frozenset().union(*map(_with_dependents, _parts(table)))
+            if _replaces(statement)
+            else frozenset(_tables(table))
+        )
     # MySQL may update several tables at once; and the database itself goes on from row to row.
     return frozenset().union(*map(_with_dependents, [*_parts(statement), *_parts(table)]))
+
+
+def _replaces(insert: Any) -> bool:
+    """Whether it may change or delete rows that are there: ON CONFLICT, ON DUPLICATE KEY, INSERT OR REPLACE."""
+    return insert._post_values_clause is not None or bool(insert._prefixes)
 
 
 def _tables(clause: Any) -> Iterator[str]:
