@@ -12,6 +12,7 @@ from flask import Flask, current_app
 
 from paintkit import EventBus, backoff
 from paintkit.flask import PaintKit
+from paintkit.redis import RedisStreams
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from tests.flask.test_cli import run
 from tests.redis.conftest import until
@@ -83,6 +84,17 @@ def test_what_is_not_clear_is_asked_for(shop, app):
     assert 0 == run(shop.app, "outbox", "status", "--bus", "studio").exit_code
     PaintKit(app)
     assert "no bus of this app has an outbox" in run(app, "outbox", "status").output
+
+
+def test_a_bus_with_another_transport_has_no_outbox(shop, app):
+    """Redis Streams have dead letters, too, and nothing that these commands could ask."""
+    live = EventBus("live", transport=RedisStreams("redis://localhost:6379/0"))
+    PaintKit(app, bus=live)
+    assert "no bus of this app has an outbox" in run(app, "outbox", "status").output
+    both = Flask("both")
+    PaintKit(both, bus=[shop.bus, live])
+    assert "waiting    0" in run(both, "outbox", "status").output
+    assert "one of studio" in run(both, "outbox", "status", "--bus", "live").output
 
 
 PROGRAM = """\

@@ -95,7 +95,7 @@ def _outbox(buses: Mapping[str, Any], name: str | None) -> Any:
     found = {
         key: bus.transport
         for key, bus in buses.items()
-        if hasattr(getattr(bus, "transport", None), "dead_letters")
+        if hasattr(getattr(bus, "transport", None), "relay")
     }
     if not found:
         raise click.UsageError(
