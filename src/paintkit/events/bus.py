@@ -287,7 +287,7 @@ class EventBus:
         with self._lock:
             if self._transport is not None:
                 self._admit(self._transport, registration)
-            self._replace((*self._registrations, registration), pattern)
+            self._add(registration)
         self._bury()
         return Subscription(partial(self._unregister, registration))
 
@@ -324,6 +324,17 @@ class EventBus:
                     self._forget(self._dead.popleft())
             finally:
                 self._lock.release()
+
+    def _add(self, registration: Registration) -> None:
+        """Append a registration to the tables; what is there already is not looked at."""
+        pattern = registration.pattern
+        self._registrations = (*self._registrations, registration)
+        if "*" in pattern:
+            self._wildcards = (*self._wildcards, registration)
+            for event_type in filter(registration.wants, self._handlers):
+                self._handlers[event_type] = (*self._handlers[event_type], registration.handler)
+        else:
+            self._handlers[pattern] = (*self._handlers_of(pattern), registration.handler)
 
     def _replace(self, registrations: tuple[Registration, ...], changed: str) -> None:
         """Make the tables say `registrations`, which differ from before in `changed` alone."""
