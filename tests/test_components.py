@@ -71,6 +71,13 @@ def test_an_unknown_name_lists_what_is_spelled_alike(asked):
     assert isinstance(caught.value, PaintkitError)
 
 
+@pytest.mark.parametrize("name", [None, ["store"]])
+def test_a_name_is_a_string(name):
+    """Anything else is a mistake in its own name, whether or not it can be hashed."""
+    with pytest.raises(TypeError, match="name must be a string"):
+        ComponentManager().get(name)
+
+
 def test_an_unknown_name_without_likeness_lists_all():
     """Nothing alike: everything there is."""
     components = ComponentManager()

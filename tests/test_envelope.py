@@ -95,6 +95,15 @@ def test_ids_are_uuids_of_their_time(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["event_type", "ordering_key"])
+@pytest.mark.parametrize("character", ["\0", "\ud800"])
+def test_a_name_that_nothing_can_store_is_refused_at_once(name, character):
+    """PostgreSQL would refuse the whole unit of work at its COMMIT, far from who published."""
+    names = {"event_type": "paint.sold", name: f"paint{character}"}
+    with pytest.raises(ValueError, match=name):
+        Envelope.of(names.pop("event_type"), None, **names)
+
+
+@pytest.mark.parametrize("name", ["event_type", "ordering_key"])
 def test_names_have_an_end(name):
     """Any table can hold them."""
     arguments = {"event_type": "paint.created", "ordering_key": "paint:1"}

@@ -51,11 +51,12 @@ class Envelope(NamedTuple):
 
         Raises:
             TypeError: JSON has no word for something in `data`; the message names the place.
-            ValueError: A number in `data` is not finite, `data` contains itself, or a name is empty or too long.
+            ValueError: A number in `data` is not finite, `data` contains itself, or a name is empty, too long, or not to be
+                stored.
         """
         if ordering_key is not None:
-            _short("ordering_key", _arguments.label("ordering_key", ordering_key))
-        _short("event_type", event_type)
+            _storable("ordering_key", _arguments.label("ordering_key", ordering_key))
+        _storable("event_type", event_type)
         return cls(_new_id(), event_type, _encoded(data), datetime.now(UTC), ordering_key)
 
     @property
@@ -135,12 +136,14 @@ def current_event() -> Envelope | None:
     return _handled.get()
 
 
-def _short(name: str, value: str) -> str:
+def _storable(name: str, value: str) -> None:
+    """Refuse here, where somebody hears of it, what a database would refuse at the COMMIT."""
     if len(value) > LONGEST_NAME:
         raise ValueError(
             f"{name} must have at most {LONGEST_NAME} characters, not {len(value)}: {value!r:.60}"
         )
-    return value
+    if any(one == "\0" or "\ud800" <= one <= "\udfff" for one in value):
+        raise ValueError(f"{name} holds a character that no table or stream can: {value!r:.60}")
 
 
 def _new_id() -> str:

@@ -312,10 +312,17 @@ async def _async_generator_handler(data):
 
 @pytest.mark.parametrize(
     "handler",
-    [_generator_handler, functools.partial(_generator_handler), _async_generator_handler, None, "print"],
+    [
+        _generator_handler,
+        functools.partial(_generator_handler),
+        _async_generator_handler,
+        None,
+        "print",
+        ValueError,
+    ],
 )
 def test_a_handler_that_nobody_could_run_is_refused(handler):
-    """Generators and what is no function at all: `TypeError` at registration."""
+    """Generators, errors, and what is no function at all: `TypeError` at registration."""
     with pytest.raises(TypeError):
         EventBus().subscribe("paint.created", handler)
 

@@ -84,6 +84,10 @@ def test_what_is_not_clear_is_asked_for(shop, app):
     assert 0 == run(shop.app, "outbox", "status", "--bus", "studio").exit_code
     PaintKit(app)
     assert "no bus of this app has an outbox" in run(app, "outbox", "status").output
+    deaf = Flask("deaf")
+    PaintKit(deaf, bus=EventBus("deaf", transport=Outbox(shop.db)))
+    assert "Error: the bus 'deaf' has no handlers" in run(deaf, "outbox", "relay", "--once").output
+    assert 2 == run(shop.app, "outbox", "purge", "--days", "367").exit_code
 
 
 def test_a_bus_with_another_transport_has_no_outbox(shop, app):

@@ -264,6 +264,14 @@ def test_a_name_is_a_string_with_something_in_it(name, kind):
             use(name)
 
 
+def test_what_is_measured_is_a_function():
+    """A result in its place (`measure("mix", mix())`) is told as the mistake that it is, and recorded nowhere."""
+    monitor = PerformanceMonitor()
+    with pytest.raises(TypeError, match="fn must be callable, not 42"):
+        monitor.measure("mix", 42)
+    assert {} == monitor.get_metrics()
+
+
 @pytest.mark.parametrize(("bound", "kind"), [(0, ValueError), (True, TypeError), (1.5, TypeError)])
 def test_the_bound_is_a_whole_number(bound, kind):
     """Refused at construction."""

@@ -795,4 +795,9 @@ def test_what_an_outbox_cannot_do_is_refused_when_somebody_asks_for_it(house):
             drive(outbox.astatus())
         with pytest.raises(TypeError, match="one string"):
             outbox.replay("an-id")
+        with pytest.raises(TypeError, match="event_ids"):
+            outbox.replay([7])
+        for ask in (outbox.replay, outbox.dead_letters):
+            with pytest.raises(TypeError, match="event_type"):
+                ask(event_type=7)
     assert all("print" not in one.name for one in bus.receivers())

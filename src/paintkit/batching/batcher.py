@@ -261,7 +261,10 @@ class RequestBatcher(Generic[Request, Result]):
     def _question(self, request: Request) -> Hashable:
         if not self._dedupe:
             return None
-        hash(request)
+        try:
+            hash(request)
+        except TypeError as error:
+            raise TypeError(f"a request must be hashable with dedupe=True: {error}") from error
         return (request,)  # a request may be None
 
     def _weight(self, request: Request) -> int:

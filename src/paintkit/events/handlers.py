@@ -131,6 +131,10 @@ def checked(handler: Handler) -> Handler:
     """Return a handler that can be called with an event, `def` or `async def`."""
     if not callable(handler):
         raise TypeError(f"handler must be callable, not {handler!r} ({type(handler).__name__})")
+    if isinstance(handler, type) and issubclass(handler, BaseException):
+        raise TypeError(
+            f"handler must be a function, not the exception class {handler.__name__}, which does nothing"
+        )
     colour = _wrap.colour_of(handler)
     if colour not in {_wrap.Colour.BLOCKING, _wrap.Colour.ASYNCIO}:
         raise TypeError(

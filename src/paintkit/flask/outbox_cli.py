@@ -16,6 +16,9 @@ __all__ = ["outbox_group"]
 
 _DAY = 86_400.0
 
+# Days: more is a mistake in units.
+_LONGEST = 366
+
 
 def outbox_group(buses: Mapping[str, Any]) -> AppGroup:
     """Return the command group for the outboxes that carry the events of an app's buses."""
@@ -59,10 +62,14 @@ def outbox_group(buses: Mapping[str, Any]) -> AppGroup:
     @commands.command()
     @named
     @click.option(
-        "--days", type=click.FloatRange(min=0), default=7.0, show_default=True, help="Age of inbox rows."
+        "--days",
+        type=click.FloatRange(0, _LONGEST),
+        default=7.0,
+        show_default=True,
+        help="Age of inbox rows.",
     )
     @click.option(
-        "--dead-days", type=click.FloatRange(min=0), help="Age of dead letters (default: keep them)."
+        "--dead-days", type=click.FloatRange(0, _LONGEST), help="Age of dead letters (default: keep them)."
     )
     def purge(name: str | None, days: float, dead_days: float | None) -> None:
         """Remove what nobody needs any more; for a daily job."""
@@ -74,7 +81,7 @@ def outbox_group(buses: Mapping[str, Any]) -> AppGroup:
     @click.option("--once", is_flag=True, help="Deliver what is due now, and end.")
     def relay(name: str | None, once: bool) -> None:
         """Deliver events to the handlers of this app until SIGTERM or SIGINT."""
-        outbox = _outbox(buses, name)
+        outbox = _heard(_outbox(buses, name))
         if once:
             click.echo(f"{_call(outbox, 'run_once')} claimed")
         else:
@@ -93,9 +100,7 @@ def _put_back(count: int, event_ids: tuple[str, ...]) -> str:
 def _outbox(buses: Mapping[str, Any], name: str | None) -> Any:
     """Return the outbox of a bus, which may be left unnamed if it is the only one."""
     found = {
-        key: bus.transport
-        for key, bus in buses.items()
-        if hasattr(getattr(bus, "transport", None), "relay")
+        key: bus.transport for key, bus in buses.items() if hasattr(getattr(bus, "transport", None), "relay")
     }
     if not found:
         raise click.UsageError(
@@ -106,6 +111,15 @@ def _outbox(buses: Mapping[str, Any], name: str | None) -> Any:
     if name not in found:
         raise click.UsageError(f"say --bus with one of {', '.join(sorted(found))}")
     return found[name]
+
+
+def _heard(outbox: Any) -> Any:
+    """Return an outbox whose bus has handlers here."""
+    try:
+        outbox.receivers()
+    except RuntimeError as error:
+        raise click.ClickException(str(error)) from error
+    return outbox
 
 
 def _call(outbox: Any, method: str, *args: Any, **kwargs: Any) -> Any:

@@ -107,6 +107,8 @@ class PerformanceMonitor:
         try:
             result = fn()
         except BaseException as error:
+            if not callable(fn):  # nothing has run; asked here, where it costs the others nothing
+                _arguments.callback("fn", fn)
             self._finish(name, began, error)
             raise
         if type(result) is CoroutineType:

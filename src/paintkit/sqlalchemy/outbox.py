@@ -273,12 +273,12 @@ class Outbox:
             event_type: Only those of this type.
             limit: How many at most.
         """
-        most = _arguments.count("limit", limit)
+        event_type, most = _wanted(event_type), _arguments.count("limit", limit)
         return self._read(lambda session: self.store.dead_letters(session, event_type, most))
 
     async def adead_letters(self, event_type: str | None = None, *, limit: int = 100) -> list[DeadLetter]:
         """Do as `dead_letters` does, for an async manager."""
-        most = _arguments.count("limit", limit)
+        event_type, most = _wanted(event_type), _arguments.count("limit", limit)
         return await self._aread(lambda session: self.store.dead_letters(session, event_type, most))
 
     def replay(self, event_ids: Iterable[str] | None = None, *, event_type: str | None = None) -> int:
@@ -290,12 +290,12 @@ class Outbox:
             event_ids: Which ones (default: all).
             event_type: Only those of this type.
         """
-        ids = _ids(event_ids)
+        ids, event_type = _ids(event_ids), _wanted(event_type)
         return self._do(lambda session: self.store.replay(session, ids, event_type))
 
     async def areplay(self, event_ids: Iterable[str] | None = None, *, event_type: str | None = None) -> int:
         """Do as `replay` does, for an async manager."""
-        ids = _ids(event_ids)
+        ids, event_type = _ids(event_ids), _wanted(event_type)
         return await self._ado(lambda session: self.store.replay(session, ids, event_type))
 
     def purge(self, older_than: Seconds = 7 * _DAY, *, dead_letters: Seconds | None = None) -> int:
@@ -420,7 +420,11 @@ def _limit(handler_timeout: Seconds, lease: float) -> float:
 def _ids(event_ids: Iterable[str] | None) -> list[str] | None:
     if isinstance(event_ids, str):
         raise TypeError(f"event_ids must be several ids, not one string: pass [{event_ids!r}]")
-    return None if event_ids is None else list(event_ids)
+    return None if event_ids is None else [_arguments.label("an id in event_ids", one) for one in event_ids]
+
+
+def _wanted(event_type: str | None) -> str | None:
+    return None if event_type is None else _arguments.label("event_type", event_type)
 
 
 def _ages(older_than: Seconds, dead_letters: Seconds | None) -> tuple[float, float | None]:
