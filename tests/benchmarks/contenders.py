@@ -518,9 +518,13 @@ def _session_begin(engine: Any, fn: Fn) -> Fn:
 
 
 def unit_of_work(fn: Fn) -> Fn:
+    return _unit_of_work(_database(), fn)
+
+
+def _unit_of_work(db: Any, fn: Fn) -> Fn:
     from sqlalchemy import text
 
-    db, statement = _database(), text("select :number")
+    statement = text("select :number")
 
     def call(number: int) -> Any:
         with db.unit_of_work() as session:
@@ -584,6 +588,19 @@ def _manager(**options: bool) -> Any:
     db = DatabaseConnectionManager(_paints()[0], **options)
     atexit.register(db.close)
     return db
+
+
+def remote_session_begin(fn: Fn) -> Fn:
+    """SQLAlchemy without us, on an engine that looks after its connections as ours does."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine(_paints()[0], pool_pre_ping=True)
+    atexit.register(engine.dispose)
+    return _session_begin(engine, fn)
+
+
+def remote_unit_of_work(fn: Fn) -> Fn:
+    return _unit_of_work(_manager(), fn)
 
 
 def commit(fn: Fn, *, resolve_commits: bool = False) -> Fn:

@@ -117,7 +117,7 @@ _FOURS = (
 )
 
 _SESSION_BEGIN = Entry("SQLAlchemy", by.session_begin, "with Session.begin()")
-_SESSION_ALONE = Entry("SQLAlchemy", by.session_begin_alone, "the same on an engine without us")
+_SESSION_ALONE = Entry("SQLAlchemy", by.session_begin_alone, "the same on an engine without us, and no BEGIN")
 
 _QUERY = Entry("paintkit", by.query, "the query of one row")
 
@@ -211,6 +211,15 @@ ROWS: tuple[Row | ImportRow, ...] = (
         Entry("paintkit", by.with_database_session),
         (_SESSION_ALONE,),
         baseline=_SESSION_BEGIN,
+    ),
+    # SQLAlchemy alone sends no BEGIN to SQLite; on a server both do the same.
+    Row(
+        "unit of work on PostgreSQL, block with one statement",
+        1.3,
+        Entry("paintkit", by.remote_unit_of_work),
+        (),
+        baseline=Entry("SQLAlchemy", by.remote_session_begin, "with Session.begin(), an engine without us"),
+        server="postgres",
     ),
     Row(
         "unit of work that writes one row, resolve_commits",
