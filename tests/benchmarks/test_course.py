@@ -107,6 +107,7 @@ def test_the_targets_are_those_of_the_design() -> None:
         "cache hit in Redis, async def": 1.3,
         "unit of work, block with one statement": 1.3,
         "unit of work, decorator with one statement": 1.3,
+        "unit of work on PostgreSQL, block with one statement": 1.3,
         "unit of work that writes one row, resolve_commits": 1.4,
         "query cache hit, one row": 0.2,
         "query cache hit, a hundred entities": 1.5,

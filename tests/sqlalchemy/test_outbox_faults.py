@@ -3,17 +3,19 @@
 `PAINTKIT_OUTBOX_KILLS=200` makes the history of killed relays as long as you like; the default takes a few seconds.
 """
 
+import asyncio
 import os
 import random
 import signal
 import time
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, make_url, select, text
 
 from paintkit import CacheManager, EventBus, backoff
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from paintkit.sqlalchemy.outbox_store import Store
+from tests.colours import Colour
 from tests.redis.conftest import until
 from tests.sqlalchemy.deliveries import History, faults
 from tests.sqlalchemy.office import EFFECT
@@ -38,6 +40,10 @@ def test_the_checker_finds_every_fault(effects, found):
     assert found == faults(History([("a", 1), ("a", 2), ("b", 1)], effects))
 
 
+#: What a relay of the other colour reaches the same database by.
+ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg_async"}
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def address(request, tmp_path):
     """A database of this test's own."""
@@ -47,9 +53,12 @@ def address(request, tmp_path):
 
 
 class Works:
-    """What each process makes for itself: manager, outbox and bus."""
+    """What each process makes for itself: manager, outbox and bus, in one colour."""
 
-    def __init__(self, address):
+    def __init__(self, address, colour=Colour.BLOCKING):
+        if colour is Colour.ASYNCIO:
+            url = make_url(address)
+            address = url.set(drivername=ASYNC_DRIVERS[url.get_backend_name()])
         self.db = DatabaseConnectionManager(address)
         self.outbox = Outbox(
             self.db,
@@ -61,20 +70,40 @@ class Works:
             max_attempts=1000,
         )
         self.bus = EventBus("studio", transport=self.outbox)
-        self.bus.subscribe("paint.moved", self.store, name="store")
+        handler = self.store if colour is Colour.BLOCKING else self.astore
+        self.bus.subscribe("paint.moved", handler, name="store")
 
     def store(self, data):
         """The handler: its effect is a row, and now and then it fails after storing it."""
-        key, number = data
         with self.db.unit_of_work() as session:
-            session.execute(EFFECT.insert().values(handler=key, what=str(number)))
+            session.execute(effect_of(data))
         if random.random() < 0.02:
             raise OSError("the weather")
+
+    async def astore(self, data):
+        """The same in the other colour."""
+        async with self.db.unit_of_work() as session:
+            await session.execute(effect_of(data))
+        if random.random() < 0.02:
+            raise OSError("the weather")
+
+    def deliver(self):
+        """Be a relay until somebody ends it."""
+        relay = self.outbox.relay()
+        if self.db.is_async:
+            asyncio.run(relay.arun())
+        else:
+            relay.run()
 
     def history(self, committed):
         with self.db.unit_of_work(read_only=True) as session:
             rows = session.execute(select(EFFECT.c.handler, EFFECT.c.what).order_by(EFFECT.c.id)).all()
         return History(committed, [(key, int(number)) for key, number in rows])
+
+
+def effect_of(data):
+    key, number = data
+    return EFFECT.insert().values(handler=key, what=str(number))
 
 
 def in_child(act):
@@ -105,14 +134,14 @@ def publish_some(works, numbers, committed):
     committed += batch
 
 
-def killed_relays(address, kills):
+def killed_relays(address, kills, colour=Colour.BLOCKING):
     """Return the history of events whose relays are killed again and again."""
     works = Works(address)
     works.outbox.create_tables()
     EFFECT.metadata.create_all(works.db.engine)
     numbers, committed = {key: iter(range(10**6)) for key in "abc"}, []
     for _ in range(kills):
-        child = in_child(lambda: Works(address).outbox.relay().run())
+        child = in_child(lambda: Works(address, colour).deliver())
         until_killed = time.monotonic() + random.uniform(0.05, 0.3)
         while time.monotonic() < until_killed:
             publish_some(works, numbers, committed)
@@ -134,10 +163,27 @@ def in_key_order(history):
     return History(*([one for one in part if one[0] != "c"] for part in history))
 
 
+@pytest.mark.parametrize("colour", list(Colour))
+def test_a_relay_that_nobody_kills_delivers(address, colour):
+    """So those that are killed are at work, and the history is not that of whoever clears up after them."""
+    works = Works(address)
+    works.outbox.create_tables()
+    EFFECT.metadata.create_all(works.db.engine)
+    child = in_child(lambda: Works(address, colour).deliver())
+    try:
+        works.bus.publish("paint.moved", ("a", 1))
+        until(lambda: works.history([]).effects == [("a", 1)])
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    works.db.close()
+
+
 @pytest.mark.timeout(600 if KILLS > 20 else 120)
-def test_killed_relays_lose_double_and_mix_up_nothing(address):
+@pytest.mark.parametrize("colour", list(Colour))
+def test_killed_relays_lose_double_and_mix_up_nothing(address, colour):
     """Row 18: every committed event has its effect, once, and none of those that were rolled back."""
-    history = killed_relays(address, KILLS)
+    history = killed_relays(address, KILLS, colour)
     assert history.effects
     assert set() == faults(in_key_order(history))
     assert faults(history) <= {"overtaken"}
