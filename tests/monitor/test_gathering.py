@@ -92,6 +92,7 @@ def test_a_source_is_asked_once_whoever_holds_it():
         Told(counter("jobs", {}, "three")),
         Told(counter("jobs", {}, {"count": 1})),
         Told(counter("work", {}, 1, "histogram")),
+        Told(counter("work", {}, {"count": 1}, "histogram")),
         None,
     ],
 )
@@ -103,6 +104,22 @@ def test_a_bad_source_spoils_nothing(bad, caplog):
         assert 1 == failed(good, bad)
     assert all("cannot be read" in record.message for record in caplog.records)
     assert 2 == len(caplog.records)
+
+
+@pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])
+def test_a_metric_without_numbers_spoils_nothing(kind):
+    """There may be nothing to count yet: queues that are named as they come, say."""
+    good = Told(counter("jobs", {"queue": "a"}, 1))
+    empty = Told(Metric("queues", kind, "", "Queues.", ()))
+    assert {"jobs": {("a",): 1}, "queues": {}} == numbers(good, empty)
+    assert 0 == failed(good, empty)
+
+
+def test_what_a_bad_source_told_before_its_mistake_is_left_out_too():
+    """A half of a metric would be a wrong number."""
+    half = Metric("jobs", "counter", "", "Jobs.", (Sample({"queue": "a"}, 1), Sample({"queue": "b"}, "two")))
+    good = Told(counter("jobs", {"queue": "a"}, 1))
+    assert {"jobs": {("a",): 1}} == numbers(Told(half), good)
 
 
 def test_the_values_of_a_label_are_bounded():

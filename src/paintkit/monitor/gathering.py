@@ -105,16 +105,14 @@ class _Gathering:
     def _take(self, metric: Metric, source: object) -> None:
         try:
             _check(metric, self._heads.get(metric.name, metric))
-            for labels, value in metric.samples:
-                self._add(metric.name, self._bounded(metric.name, labels), value)
+            told = [(self._bounded(metric.name, labels), value) for labels, value in metric.samples]
         except Exception as error:  # noqa: BLE001 - as above: whatever a source makes up
             self._fail(source, error)
-        else:
-            self._heads.setdefault(metric.name, metric)
-
-    def _add(self, name: str, labels: _Labels, value: _Value) -> None:
-        numbers = self._numbers.setdefault(name, {})
-        numbers[labels] = _sum(numbers[labels], value) if labels in numbers else value
+            return
+        self._heads.setdefault(metric.name, metric)
+        numbers = self._numbers.setdefault(metric.name, {})  # a metric may have none
+        for labels, value in told:
+            numbers[labels] = _sum(numbers[labels], value) if labels in numbers else value
 
     def _bounded(self, name: str, labels: Mapping[str, str]) -> _Labels:
         return tuple((label, self._value(name, label, _text(labels[label]))) for label in sorted(labels))
@@ -147,6 +145,8 @@ def _check(metric: Metric, first: Metric) -> None:
     for sample in metric.samples:
         if not isinstance(sample.value, wanted):
             raise ValueError(f"{metric.name} is a {metric.kind}, which {sample.value!r} is not")
+        if isinstance(sample.value, Mapping):
+            Histogram().merge(sample.value)  # which refuses what is none
 
 
 def _sum(one: _Value, other: _Value) -> _Value:
