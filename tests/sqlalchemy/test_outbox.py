@@ -668,6 +668,32 @@ def test_a_slow_batch_keeps_its_lease(scenario, clock):
     scenario(body)
 
 
+def test_a_relay_holds_no_lease_but_its_own(house, clock):
+    """Renewing does not keep alive what another relay has taken and never comes back from."""
+    office = Office(house)
+    store = office.outbox.store
+
+    async def body():
+        await office.open()
+        for number in range(2):
+            await office.publish("paint.created", number)
+
+        async def within(work):
+            async with house.unit() as session:
+                return await house.settle(session.run_sync(work) if house.db.is_async else work(session))
+
+        def claim(session):
+            return store.claim(session, most=1, lease=60.0, lost_first=False)
+
+        mine, _lost = await within(claim), await within(claim)
+        clock.advance(40.0)
+        assert 0 == await within(lambda session: store.settle(session, mine, [], others=1, renew=60.0))
+        clock.advance(30.0)
+        return (await office.do("status"))["in_flight"]
+
+    assert 1 == house.run(body)
+
+
 # Looking after it.
 
 

@@ -5,7 +5,7 @@ import os
 import threading
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 from paintkit import EventBus, backoff
@@ -93,6 +93,30 @@ def test_a_claim_passes_over_what_another_relay_is_claiming(house):
     first, second, third = house.run(body)
     assert (2, 1, 0) == (len(first), len(second), len(third))
     assert [first[0] + 3] == second
+
+
+@pytest.mark.parametrize("url", ["postgres", "mariadb"], indirect=True)
+def test_nothing_overtakes_an_event_of_its_key_that_somebody_has_locked(house):
+    """A claim passes over the locked one, and leaves those behind it in its key; other keys go on."""
+    office = Office(house)
+    table = office.outbox.store.tables.outbox
+
+    async def body():
+        await office.open()
+        store, isolation = office.outbox.store, office.outbox.isolation
+        with house.db.unit_of_work() as session:
+            store.prepare(session)
+        for key in ("a", "a", "b"):
+            office.bus.publish("paint.moved", key, ordering_key=key)
+        with house.db.unit_of_work(isolation=isolation) as session:
+            first = session.scalars(
+                select(table.c.seq).order_by(table.c.seq).limit(1).with_for_update()
+            ).one()
+            with house.db.unit_of_work(isolation=isolation, propagation="requires_new") as other:
+                claim = store.claim(other, most=10, lease=60.0, lost_first=False)
+        return [one.seq - first for one in claim.events]
+
+    assert [2] == house.run(body)
 
 
 # Handlers that hang.
