@@ -35,10 +35,14 @@ def test_labels_and_help_survive_a_round_trip():
         ("paintkit.cache.estimated_size", "gauge", "By", "paintkit_cache_estimated_size_bytes"),
         ("db.client.connection.wait_time", "histogram", "s", "db_client_connection_wait_time_seconds"),
         ("paintkit.circuit_breaker.state", "gauge", "", "paintkit_circuit_breaker_state"),
+        ("studio.sales.total", "counter", "", "studio_sales_total"),
+        ("studio.waited.seconds.total", "counter", "s", "studio_waited_seconds_total"),
+        ("studio.wait.seconds", "gauge", "s", "studio_wait_seconds"),
+        ("studio.jobs.total", "gauge", "", "studio_jobs_total"),
     ],
 )
 def test_a_name_is_spelt_as_opentelemetry_translates_it(name, kind, unit, spelt):
-    """Units in full, what is counted left out, `_total` for what only grows."""
+    """Units in full, what is counted left out, `_total` for what only grows; what the name says already is not said twice."""
     assert spelt == prometheus_name(metric(name, kind, unit))
 
 

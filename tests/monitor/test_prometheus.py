@@ -8,6 +8,7 @@ from paintkit import CacheManager, ErrorRecoveryManager, EventBus, PerformanceMo
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import gather
 from paintkit.monitor.prometheus import TelemetryCollector
+from paintkit.telemetry import Metric, Sample
 
 
 def scene():
@@ -42,6 +43,22 @@ def test_the_library_writes_what_we_write_ourselves():
     ours = numbers(exposition.render(gather(sources)))
     assert ours == numbers(generate_latest(registry).decode())
     assert len(ours) > 40
+
+
+def test_a_gauge_may_be_called_total():
+    """The library takes the word for its own only where it is a counter's."""
+
+    class Jobs:
+        def telemetry(self):
+            return [Metric("studio.jobs.total", "gauge", "", "Jobs.", (Sample({}, 3),))]
+
+    registry = CollectorRegistry()
+    registry.register(TelemetryCollector(Jobs()))
+    assert (
+        generate_latest(registry)
+        .decode()
+        .startswith("# HELP studio_jobs_total Jobs.\n# TYPE studio_jobs_total gauge\nstudio_jobs_total 3.0\n")
+    )
 
 
 def test_a_number_that_was_forgotten_is_noticed():

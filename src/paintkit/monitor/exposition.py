@@ -39,16 +39,20 @@ class Point(NamedTuple):
 
 
 def prometheus_name(metric: Metric) -> str:
-    """Return the metric's name as OpenTelemetry translates it for Prometheus: with its unit, counters with `_total`.
+    """Return the metric's name as OpenTelemetry translates it for Prometheus: with its unit, counters with `_total`, once.
 
     Example:
         >>> from paintkit.telemetry import Metric
         >>> prometheus_name(Metric("paintkit.cache.load_time", "counter", "s", "Time spent in loads.", ()))
         'paintkit_cache_load_time_seconds_total'
     """
-    unit = _UNITS.get(metric.unit, "")
-    words = [_spelt(metric.name), unit, "total" if metric.kind == "counter" else ""]
-    return "_".join(filter(None, words))
+    unit, total = _UNITS.get(metric.unit, ""), "total" if metric.kind == "counter" else ""
+    name = _spelt(metric.name)
+    if total:
+        name = name.removesuffix("_total")
+    if unit:
+        name = name.removesuffix(f"_{unit}")
+    return "_".join(filter(None, [name, unit, total]))
 
 
 def points(metric: Metric) -> Iterator[Point]:

@@ -46,7 +46,9 @@ class TelemetryCollector(Collector):
         for metric in gather(self._sources):
             # The library adds `_total` to the names of counters by itself, and wants their family without it.
             name = exposition.prometheus_name(metric)
-            family = Family(name.removesuffix("_total"), metric.help, metric.kind)
+            family = Family(
+                name.removesuffix("_total") if metric.kind == "counter" else name, metric.help, metric.kind
+            )
             for suffix, labels, value in exposition.points(metric):
                 family.add_sample(name + suffix, dict(labels), value)
             yield family
