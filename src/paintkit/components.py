@@ -181,7 +181,10 @@ class ComponentManager:
             TypeError: The component is no instance of `kind`.
             Exception: Whatever the factory raised, for this caller and all who waited with it.
         """
-        component = self._components.get(name) if isinstance(name, str) else None
+        try:
+            component = self._components.get(name)
+        except TypeError:  # not even hashable
+            component = None
         if component is None:
             raise UnknownComponentError(self._unknown(_arguments.label("name", name)))
         instance = component.instance

@@ -107,8 +107,9 @@ class PerformanceMonitor:
         try:
             result = fn()
         except BaseException as error:
-            if not callable(fn):  # nothing has run; asked here, where it costs the others nothing
-                _arguments.callback("fn", fn)
+            given: object = fn  # anything, in truth
+            if not callable(given):  # nothing has run; asked here, where it costs the others nothing
+                raise TypeError(f"fn must be callable, not {given!r} ({type(given).__name__})") from None
             self._finish(name, began, error)
             raise
         if type(result) is CoroutineType:

@@ -204,7 +204,7 @@ class _Folder:
                     continue
                 metrics, is_left = _look(path)
                 if is_left:
-                    left[path] = [metric for metric in metrics if metric.kind != "gauge"]
+                    left[path] = metrics
                 else:
                     told += metrics
             if left:
