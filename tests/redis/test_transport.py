@@ -444,6 +444,26 @@ def test_acknowledging_before_handling_would_lose_events(redis_url, connect):
     assert survivors_history(redis_url, connect, acknowledge_first=True).lost()
 
 
+def test_who_is_slow_keeps_what_he_has_taken(connect):
+    """The lease is renewed from event to event: nobody takes over what is only waiting for its turn."""
+    publisher = EventBus(transport=connect(workers=0))
+    publisher.subscribe("paint.sold", print, name="count")
+    for number in range(5):
+        publisher.publish("paint.sold", number)
+    handled = []
+
+    def slow(number):
+        handled.append(number)
+        time.sleep(0.6)
+
+    taker, other = (connect(lease=2.0, handler_timeout=1.0) for _ in range(2))
+    EventBus(transport=taker).subscribe("paint.sold", slow, name="count")
+    until(lambda: handled)
+    EventBus(transport=other).subscribe("paint.sold", handled.append, name="count")
+    until(lambda: other.status()["waiting"] == {"count": 0})
+    assert list(range(5)) == handled
+
+
 def test_an_event_that_kills_processes_is_given_up(connect):
     """A consumer that did not come back counts as an attempt, though nobody saw its error."""
     transport = connect(lease=0.1, handler_timeout=0.05, max_attempts=2)
