@@ -179,6 +179,12 @@ def test_further_sources_are_shown_too(app):
     )
 
 
+def test_one_further_source_needs_no_list(app):
+    """As with every other argument."""
+    PaintKit(public(app), telemetry=bulkhead(3, name="printer"))
+    assert 'paintkit_bulkhead_limit{policy="printer"} 3' in app.test_client().get("/metrics").text
+
+
 def test_what_is_no_source_is_refused(app):
     """When the extension is made, by name of its type."""
     with pytest.raises(TypeError, match=r"telemetry\(\).* str"):
@@ -228,6 +234,7 @@ def test_a_token_opens_the_metrics(app, header, status):
         ({"monitor": CacheManager("paints")}, TypeError, "monitor"),
         ({"checks": {"": print}}, ValueError, "checks"),
         ({"checks": {"store": 1}}, TypeError, "store"),
+        ({"checks": [print]}, TypeError, "checks must be functions by name"),
         ({"url_prefix": "internal"}, ValueError, "url_prefix"),
         ({"url_prefix": "/internal/"}, ValueError, "url_prefix"),
         ({"url_prefix": None}, TypeError, "url_prefix"),

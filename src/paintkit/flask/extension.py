@@ -14,6 +14,7 @@ from paintkit.flask.health import Health, Probe, broken_circuits, database_fault
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import checked, gather
 from paintkit.monitor.workers import Workers
+from paintkit.telemetry import Source
 
 if TYPE_CHECKING:
     from paintkit import (
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         RequestBatcher,
     )
     from paintkit.sqlalchemy import DatabaseConnectionManager
-    from paintkit.telemetry import Source
 
 __all__ = ["PaintKit"]
 
@@ -62,7 +62,8 @@ class PaintKit:
         monitor: The same for performance monitors.
         checks: Further things to ask, by name; each is called without arguments in an app context of its own, in a thread
             of its own, and raises an `Exception` if something is wrong.
-        telemetry: Further sources for `/metrics`, such as a policy outside of every registry; see `paintkit.telemetry`.
+        telemetry: A further source for `/metrics`, such as a policy outside of every registry, or several; see
+            `paintkit.telemetry`.
         url_prefix: What the paths begin with, such as `"/internal"` (default: nothing).
 
     Raises:
@@ -90,7 +91,7 @@ class PaintKit:
         components: ComponentManager | Iterable[ComponentManager] | None = None,
         monitor: PerformanceMonitor | Iterable[PerformanceMonitor] | None = None,
         checks: Mapping[str, Callable[[], object]] | None = None,
-        telemetry: Iterable[Source] = (),
+        telemetry: Source | Iterable[Source] = (),
         url_prefix: str = "",
     ) -> None:
         self.parts = totals.Parts(
@@ -104,9 +105,9 @@ class PaintKit:
         )
         self.checks = {
             _arguments.label("checks", name): _arguments.callback(f"checks[{name!r}]", check)
-            for name, check in dict(checks or {}).items()
+            for name, check in _by_name(checks).items()
         }
-        self._telemetry = checked(telemetry)
+        self._telemetry = checked((telemetry,) if isinstance(telemetry, Source) else telemetry)
         self._url_prefix = _checked_prefix(url_prefix)
         if app is not None:
             self.init_app(app)
@@ -192,6 +193,14 @@ class PaintKit:
 def _close_memos(_error: BaseException | None) -> None:
     for memo in reversed(request.environ.pop(_MEMOS, [])):
         memo.close()
+
+
+def _by_name(checks: Mapping[str, Callable[[], object]] | None) -> Mapping[str, Callable[[], object]]:
+    if checks is not None and not isinstance(checks, Mapping):
+        raise TypeError(
+            f"checks must be functions by name, as in {{'storage': ping}}, not {type(checks).__name__}"
+        )
+    return checks or {}
 
 
 def _checked_prefix(prefix: str) -> str:
