@@ -1,5 +1,7 @@
 """The outbox: an event exists if and only if its work is stored, and is handled for certain, with effect once."""
 
+from functools import partial
+
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -666,6 +668,30 @@ def test_a_slow_batch_keeps_its_lease(scenario, clock):
         assert [6, 5, 4, 3, 2, 1] == waiting
 
     scenario(body)
+
+
+def test_what_was_lost_has_its_turn_however_much_there_is_to_do(scenario, clock):
+    """A relay that never runs out of new events takes over the old ones all the same."""
+
+    async def body(office):
+        heard = []
+
+        async def hear(data):
+            heard.append(data)
+            if data != "lost" and len(heard) < 10:
+                await office.publish("paint.created", len(heard))
+
+        office.bus.subscribe("*", office.house.function(hear), name="hears")
+        await office.publish("paint.created", "lost")
+        async with office.house.unit() as session:
+            claim = partial(office.outbox.store.claim, most=1, lease=60.0, lost_first=False)
+            await office.house.settle(session.run_sync(claim) if office.is_async else claim(session))
+        clock.advance(61.0)
+        await office.publish("paint.created", 0)
+        await office.do("run_once")
+        assert "lost" in heard[:3]
+
+    scenario(body, batch_size=1)
 
 
 def test_a_relay_holds_no_lease_but_its_own(house, clock):
