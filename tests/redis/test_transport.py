@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import multiprocessing
 import os
 import signal
@@ -202,6 +203,23 @@ def test_an_interrupt_in_a_handler_is_its_failure_and_ends_no_thread(connect, er
     assert [f"RuntimeError: exits was interrupted by {error.__name__}"] * (kind == "work") == [
         letter.error for letter in transport.dead_letters()
     ]
+
+
+@pytest.mark.parametrize("colour", list(Colour))
+@pytest.mark.parametrize("kind", ["work", "broadcast"])
+def test_a_handler_leaves_nothing_behind_in_its_context(connect, colour, kind):
+    """What it sets in context variables is not there for the next event."""
+    bus, variable, found = EventBus(transport=connect()), contextvars.ContextVar("user", default=None), []
+
+    def sets(data):
+        found.append(variable.get())
+        variable.set(data)
+
+    bus.subscribe("*", colour.function(sets), name="sets", kind=kind)
+    for number in (1, 2):
+        bus.publish("paint.sold", number)
+    until(lambda: len(found) == 2)
+    assert [None, None] == found
 
 
 def test_an_error_that_cannot_be_printed_is_a_failure_like_any_other(connect):

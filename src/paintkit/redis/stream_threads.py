@@ -135,7 +135,7 @@ class Handling:
         """Return what came of it, and let the receiver know."""
         error: Exception | None = None
         try:
-            Context().run(self._acall if receiver.is_async else self._call, receiver, event)
+            (self._acall if receiver.is_async else self._call)(receiver, event)
         except Exception as raised:  # noqa: BLE001 - the outcome is the value
             error = raised
         except BaseException as raised:  # noqa: BLE001 - see below
@@ -154,12 +154,13 @@ class Handling:
             self._runner = None
 
     def _call(self, receiver: Receiver, event: Envelope) -> None:
-        self._limit.call(receiver.deliver, event)
+        Context().run(self._limit.call, receiver.deliver, event)
 
     def _acall(self, receiver: Receiver, event: Envelope) -> None:
         if self._runner is None:
             self._runner = asyncio.Runner()
-        self._runner.run(self._limit.acall(receiver.adeliver, event))
+        # The loop has one context for all that it runs, unless it is given another.
+        self._runner.run(self._limit.acall(receiver.adeliver, event), context=Context())
 
 
 class Listener(Patient):
