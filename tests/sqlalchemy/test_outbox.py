@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from paintkit import EventBus, backoff, observe
+from paintkit import EventBus, ambient, backoff, observe
 from paintkit._runtime import drive
 from paintkit.envelope import current_event
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
@@ -666,6 +666,22 @@ def test_a_slow_batch_keeps_its_lease(scenario, clock):
             await office.publish("paint.created", number)
         assert 6 == await office.do("run_once")
         assert [6, 5, 4, 3, 2, 1] == waiting
+
+    scenario(body)
+
+
+def test_a_delivery_is_no_part_of_who_asks_for_it(scenario, clock):
+    """Neither of his deadline, which may be over, nor of his unit of work, which may be rolled back."""
+
+    async def body(office):
+        office.storing("hears")
+        await office.publish("paint.created", 1)
+        token = ambient.deadline.set(clock.now() - 1.0)
+        try:
+            assert 1 == await office.do("run_once")
+        finally:
+            ambient.deadline.reset(token)
+        assert [("hears", "1")] == await office.effects()
 
     scenario(body)
 

@@ -57,7 +57,7 @@ from paintkit.sqlalchemy import (
     tables,
 )
 from paintkit.sqlalchemy import query_cache as module
-from paintkit.testing import FakeLevel, FakeServer
+from paintkit.testing import FakeClock, FakeLevel, FakeServer
 from tests.sqlalchemy.house import House
 
 
@@ -184,8 +184,10 @@ def test_objects_are_the_callers_own(house: Rooms) -> None:
     async def scenario() -> None:
         await house.store(Pot(id=1, name="red", notes={"a": 1}, lists=[1]))
         (first,) = await house.read(POTS)
+        first.lists.append(9)
         async with house.unit() as session:
             mine = (await house.settle(session.scalars(POTS))).one()
+            assert [1] == mine.lists
             assert mine is await house.settle(session.get(Pot, 1))
             mine.notes["a"] = 2
             mine.lists.append(2)
@@ -470,6 +472,49 @@ def test_a_savepoint_that_falls_takes_its_writes_along(house: Rooms) -> None:
         assert ["red", "green"] == await house.read(NAMES)
 
     house.run(scenario)
+
+
+def test_what_waits_to_be_flushed_counts(house: Rooms) -> None:
+    """A unit reads its own additions, as it would without the cache: they are flushed first."""
+
+    async def scenario() -> None:
+        await house.store(Pot(id=1, name="red"))
+        assert ["red"] == await house.read(NAMES)
+        async with house.unit() as session:
+            session.add(Pot(id=2, name="blue"))
+            assert ["red", "blue"] == (await house.settle(session.scalars(NAMES))).all()
+
+    house.run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("option", "seconds"),
+    [(FromCache(timeout=60), 60.0), (FromCache(), 300.0), (FromCache(timeout=None), None)],
+)
+def test_an_answer_is_served_for_its_time(url: str, option: FromCache, seconds: float | None) -> None:
+    """The statement's own, else that of the query cache; `None` never ends."""
+    statement = select(Pot.name).options(option)
+
+    def queries(house: Rooms) -> Any:
+        async def asked() -> int:
+            with query_guard() as guard:
+                await house.read(statement)
+            return len(guard.statements)
+
+        return asked()
+
+    with FakeClock() as clock:
+        house = Rooms(url)
+
+        async def scenario() -> list[int]:
+            await house.store(Pot(id=1, name="red"))
+            counts = [await queries(house)]
+            for elapsed in (0.9, 0.2):
+                clock.advance(elapsed * (1e6 if seconds is None else seconds))
+                counts.append(await queries(house))
+            return counts
+
+        assert [1, 0, 0 if seconds is None else 1] == house.run(scenario)
 
 
 def test_writes_outside_of_units_count(url: str) -> None:
