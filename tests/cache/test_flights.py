@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 from paintkit import CacheManager, DeadlineExceededError, ambient, clock, observe
-from paintkit.cache.flights import BLOCKING
+from paintkit.cache.runtimes import BLOCKING
 from paintkit.testing import FakeClock
 from tests.cache.threads import PATIENCE, Gate, Running, eventually
 from tests.cache.units import unit_of_work
@@ -621,6 +621,18 @@ def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, apart,
         with pytest.raises(KeyboardInterrupt):
             load()
     assert "loaded" == Running(load).result()
+
+
+def test_an_interrupt_on_the_way_from_the_load_reaches_its_caller(cache):
+    """Whatever the function that chooses the time to live raises, also in a thread of the cache's: nobody waits for ever."""
+
+    def chosen(_value):
+        raise SystemExit("enough")
+
+    load = cache.cache_result(timeout=chosen, stale_on_error=60, soft_timeout=5)(lambda: "loaded")
+    caller = Running(load)
+    with pytest.raises(SystemExit, match="enough"):
+        caller.result()
 
 
 def test_failures_are_apart_for_each_object(cache, colour):

@@ -18,7 +18,7 @@ from typing import (
 )
 
 from paintkit._runtime import Outcome, Success, drive
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Runtime
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING, Runtime
 from paintkit.cache.values import estimate_total
 
 if TYPE_CHECKING:

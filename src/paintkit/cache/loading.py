@@ -13,11 +13,12 @@ from paintkit import _arguments, ambient, clock
 from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit.cache.entries import Entry, Section, SharedEntry
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
+from paintkit.cache.flights import Abandoned, Flight, Landing
 from paintkit.cache.invalidation import OfCall, Target
 from paintkit.cache.keeping import Found, KeptError
 from paintkit.cache.keys import Identity, freeze
 from paintkit.cache.memo import Memo, forget, memo_of, unremembered
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING, Runtime
 
 if TYPE_CHECKING:
     import functools

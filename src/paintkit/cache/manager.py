@@ -12,7 +12,6 @@ from paintkit._runtime import drive
 from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
 from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Caching, Extras, extras_of
-from paintkit.cache.flights import ASYNCIO, BLOCKING
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
 from paintkit.cache.keeping import Keeping
 from paintkit.cache.loading import Options
@@ -20,6 +19,7 @@ from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
 from paintkit.cache.options import but_absent, coherent, ignored, limit, tags_from, time_to_live, variables
 from paintkit.cache.removals import Removals
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING
 from paintkit.cache.store import Store
 from paintkit.cache.values import estimate_total
 from paintkit.cache.weights import weights

@@ -15,11 +15,12 @@ from paintkit._runtime import Outcome, Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, colour_of, name_of, wrap
 from paintkit.cache.entries import Entry, Section
 from paintkit.cache.extras import AsyncExtras, Calls, Extras, attach
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned, Flight, Landing, Runtime
+from paintkit.cache.flights import Abandoned, Flight, Landing
 from paintkit.cache.keeping import ABSENT
 from paintkit.cache.keys import single_key
 from paintkit.cache.loading import Loader, Options
 from paintkit.cache.memo import memo_of, unremembered
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

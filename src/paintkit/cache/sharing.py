@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from paintkit import ambient, clock
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit.cache.entries import SharedEntry
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Flight, Runtime, current
+from paintkit.cache.flights import Flight, current
 from paintkit.cache.invalidation import Everything, Labelled, OfFunction, OfPlace, Target
 from paintkit.cache.keeping import Confirmed, Found, KeptError, Verdict
 from paintkit.cache.levels import SAME, Codec, Place, Port, SharedLevel, Sight
 from paintkit.cache.places import locate, mark_of
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING, Runtime
 
 if TYPE_CHECKING:
     from paintkit.cache.entries import Counters, Entry

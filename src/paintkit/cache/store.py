@@ -20,20 +20,22 @@ from paintkit import ambient, clock, observations
 from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit.cache import forks
 from paintkit.cache.entries import Cause, Counters, Entry, Section, SharedEntry, Table
-from paintkit.cache.flights import ASYNCIO, BLOCKING, Abandoned
+from paintkit.cache.flights import Abandoned
 from paintkit.cache.invalidation import SHARED, Ledger, OfCall, Target, marks_of, next_epoch
 from paintkit.cache.keeping import Confirmed, KeptError, Verdict
 from paintkit.cache.keys import Identity, identity_of
 from paintkit.cache.memo import forget
+from paintkit.cache.runtimes import ASYNCIO, BLOCKING
 from paintkit.cache.workers import Workers
 
 if TYPE_CHECKING:
     import asyncio
 
-    from paintkit.cache.flights import Flight, Landing, Runtime
+    from paintkit.cache.flights import Flight, Landing
     from paintkit.cache.memory import MemoryLevel
     from paintkit.cache.removals import Removals
     from paintkit.cache.reports import RemovalCause
+    from paintkit.cache.runtimes import Runtime
     from paintkit.cache.sharing import Sharing
 
 __all__ = ["Guard", "Store"]
