@@ -52,6 +52,22 @@ def shop(request, tmp_path):
         shop.db.close()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("status",), ("replay", "--all"), ("purge",), ("relay", "--once")],
+    ids=lambda command: command[0],
+)
+def test_without_tables_a_command_says_how_they_are_made(tmp_path, command):
+    """In one line."""
+    app = Flask("shop")
+    bus = EventBus(transport=Outbox(DatabaseConnectionManager(f"sqlite:///{tmp_path / 'empty.db'}")))
+    bus.subscribe("*", lambda data: None, name="hear")
+    PaintKit(app, bus=bus)
+    result = run(app, "outbox", *command)
+    assert 1 == result.exit_code
+    assert 1 == result.output.count("outbox.create_tables()") == result.output.count("\n")
+
+
 def test_an_operator_sees_replays_and_purges(shop):
     """From the event that waits to the dead letter that is replayed."""
     for data in ("red", "poison"):

@@ -123,10 +123,15 @@ def _heard(outbox: Any) -> Any:
 
 
 def _call(outbox: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a method of an outbox of either colour."""
-    if not outbox.db.is_async:
-        return getattr(outbox, method)(*args, **kwargs)
-    return loops.run(outbox.db, lambda: getattr(outbox, f"a{method}")(*args, **kwargs))
+    """Call a method of an outbox of either colour; an error that says what to do says that alone."""
+    try:
+        if not outbox.db.is_async:
+            return getattr(outbox, method)(*args, **kwargs)
+        return loops.run(outbox.db, lambda: getattr(outbox, f"a{method}")(*args, **kwargs))
+    except Exception as error:
+        if notes := getattr(error, "__notes__", ()):
+            raise click.ClickException("; ".join(notes)) from error
+        raise
 
 
 def _relay(outbox: Any) -> None:

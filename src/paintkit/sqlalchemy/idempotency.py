@@ -29,6 +29,7 @@ from paintkit._tally import Tally
 from paintkit._wrap import Templates, name_of, wrap
 from paintkit.errors import IdempotencyKeyReusedError
 from paintkit.sqlalchemy.decorating import refuse_other_colour
+from paintkit.sqlalchemy.own_tables import made_by
 
 if TYPE_CHECKING:
     from paintkit.sqlalchemy.manager import DatabaseConnectionManager
@@ -125,6 +126,11 @@ class IdempotencyKeys:
             # MariaDB's TEXT ends at 64 KB.
             Column("response", Text().with_variant(Text(2**24 - 1), "mysql", "mariadb")),
             Column("expires", BigInteger, nullable=False, index=True),  # milliseconds since 1970
+        )
+        made_by(
+            "the table of these idempotency keys is not there: call keys.table.create(db.engine, checkfirst=True), or give the "
+            "keys the metadata that your migrations know",
+            self.table,
         )
 
     def idempotent(

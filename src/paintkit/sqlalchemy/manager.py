@@ -20,6 +20,7 @@ from paintkit.sqlalchemy.commits import CommitResolver
 from paintkit.sqlalchemy.decorating import bound, decorate
 from paintkit.sqlalchemy.holders import PoolWatch
 from paintkit.sqlalchemy.options import Isolation, Options, Propagation
+from paintkit.sqlalchemy.own_tables import explain_missing
 from paintkit.sqlalchemy.pool import PoolConfig
 from paintkit.sqlalchemy.queues import ObservedPool
 from paintkit.sqlalchemy.registry import managers
@@ -503,6 +504,7 @@ class DatabaseConnectionManager:
         engines.refuse_autocommit(inner)
         engines.take_begin_control(inner)
         watch(inner)
+        explain_missing(inner)
         if self._resolve_commits and inner.dialect.name == "postgresql":
             self._resolver = CommitResolver(inner, is_async=self.is_async)
         self._watch.leak_threshold = self._pool.leak_threshold

@@ -20,6 +20,7 @@ from paintkit.sqlalchemy.outbox_hands import AsyncHands, BlockingHands, Hands
 from paintkit.sqlalchemy.outbox_relay import Relay
 from paintkit.sqlalchemy.outbox_store import DeadLetter, OutboxStatus, Store
 from paintkit.sqlalchemy.outbox_tables import outbox_tables
+from paintkit.sqlalchemy.own_tables import made_by
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -128,6 +129,11 @@ class Outbox:
         prefix = _checked_prefix(prefix)
         schema = None if schema is None else _arguments.label("schema", schema)
         tables = outbox_tables(self.metadata, prefix, schema)
+        made_by(
+            "the tables of this outbox are not there: call outbox.create_tables(), or merge outbox.metadata into what your "
+            "migrations know",
+            *tables,
+        )
         self.store = Store(tables, _channel(prefix, schema))
         #: What was done in this process, and how long events had waited at their first try.
         self.tally = Tally("published", "in_flight", "delivered", "failed", "dead", "late", "errors")

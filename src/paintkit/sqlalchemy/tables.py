@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import Table, TableClause, TextClause, UpdateBase, inspect
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.orm import Mapper
 
-__all__ = ["EVERY_TABLE", "has_text", "read_by", "written_by"]
+__all__ = ["EVERY_TABLE", "has_text", "named_in", "read_by", "written_by"]
 
 #: What a statement writes of which nobody knows what it writes.
 EVERY_TABLE: Final = frozenset({"*"})
@@ -87,6 +88,12 @@ def _changed_by(statement: UpdateBase) -> frozenset[str]:
 def _replaces(insert: Any) -> bool:
     """Whether it may change or delete rows that are there: ON CONFLICT, ON DUPLICATE KEY, INSERT OR REPLACE."""
     return insert._post_values_clause is not None or bool(insert._prefixes)
+
+
+def named_in(statement: Any) -> Iterator[TableClause]:
+    """Return the tables that a statement names, those that it writes first."""
+    written = getattr(statement, "table", None)
+    return _parts(statement) if written is None else chain(_parts(written), _parts(statement))
 
 
 def _tables(clause: Any) -> Iterator[str]:
