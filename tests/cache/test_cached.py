@@ -539,6 +539,8 @@ def test_key_func_must_return_a_string(cache, colour):
     for value in (1, None, ["a"]):
         with pytest.raises(TypeError, match="key_func must return a string, not"):
             colour.call(load, value)
+    with pytest.raises(ValueError, match="key_func must not return ''"):
+        colour.call(load, "")
 
 
 def test_key_func_on_a_method_spans_objects(cache, colour):

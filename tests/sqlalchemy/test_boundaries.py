@@ -319,6 +319,26 @@ def test_read_only_refuses_writes(house: House) -> None:
     house.run(scenario)
 
 
+def test_text_is_what_it_says_whatever_its_rows_are_read_as(house: House) -> None:
+    """As entities or as columns: a SELECT reads, a DELETE that returns rows writes."""
+    reading = text("SELECT id, name, stock, edits FROM paint")
+    deleting = text("DELETE FROM paint RETURNING id, name, stock, edits")
+
+    async def scenario() -> None:
+        async with house.unit():
+            await house.add("a")
+        async with house.unit(read_only=True):
+            for told in (select(Paint).from_statement(reading), reading.columns(Paint.id, Paint.name)):
+                assert 1 == len((await house.execute(told)).all())
+        for told in (select(Paint).from_statement(deleting), deleting.columns(Paint.id, Paint.name)):
+            with pytest.raises(NoUnitOfWorkError, match="read-only"):
+                async with house.unit(read_only=True):
+                    await house.execute(told)
+        assert ["a"] == await house.stored()
+
+    house.run(scenario)
+
+
 @pytest.mark.parametrize("url", ["sqlite-memory", "sqlite-file", "aiosqlite"], indirect=True)
 def test_read_only_reaches_sqlite(house: House) -> None:
     """On SQLite a connection cannot write while it serves a read-only unit, and can when it serves the next one."""

@@ -146,6 +146,13 @@ def test_unexpected_rollback_is_as_transient_as_its_cause() -> None:
     assert not is_transient(caused(UnexpectedRollbackError("lost"), KeyError("sku")))
 
 
+def test_only_exceptions_are_judged() -> None:
+    """Anything else is a mistake, named as such."""
+    for given in ("40001", None, ConnectionError):
+        with pytest.raises(TypeError, match="an exception that was raised"):
+            is_transient(given)  # type: ignore[arg-type]
+
+
 def test_circular_causes_end() -> None:
     """Errors that cause each other are looked at once."""
     one, two = RuntimeError(1), RuntimeError(2)

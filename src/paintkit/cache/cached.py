@@ -40,7 +40,7 @@ _IN_TIME = "$clock.now() < $entry.due"
 _IN_TIME_AND_TRUSTED = "($now := $clock.now()) < $entry.due and $now < $trust.until"
 _MAKE_KEY = """\
     $key = $key_func(*args, **kwargs)
-    if $key.__class__ is not $str:
+    if $key.__class__ is not $str or not $key:
         $refuse_key($key)
 """
 
@@ -229,4 +229,6 @@ def _key_maker(parameters: Parameters, ignored: frozenset[str], *, method: bool)
 
 
 def _refuse_key(key: object) -> NoReturn:
+    if key == "":
+        raise ValueError("key_func must not return '': an empty key could not be invalidated")
     raise TypeError(f"key_func must return a string, not {key!r} ({type(key).__name__})")

@@ -15,7 +15,9 @@ __all__ = ["explain_missing", "made_by"]
 
 _MADE_BY: Final = "paintkit.made_by"
 
-_NO_SUCH_TABLE: Final = frozenset({"42P01", 1146})  # PostgreSQL's state, MariaDB's number: its state depends on the driver
+_NO_SUCH_TABLE: Final = frozenset(
+    {"42P01", 1146}
+)  # PostgreSQL's state, MariaDB's number: its state depends on the driver
 
 
 def made_by(how: str, *tables: Table) -> None:

@@ -207,17 +207,22 @@ def _has_changes(session: Session) -> bool:
     return bool(session.new or session.deleted or any(session.is_modified(one) for one in session.dirty))
 
 
-def _reads_only(state: ORMExecuteState) -> bool:
-    if isinstance(state.statement, TextClause):
-        return only_reads(state.statement.text)
-    return state.is_select
+def _text_of(state: ORMExecuteState) -> str | None:
+    """Return the text of a statement that is text, whatever its rows are read as."""
+    statement: Any = getattr(state.statement, "element", state.statement)
+    return statement.text if isinstance(statement, TextClause) else None
+
+
+def _reads_only(state: ORMExecuteState, text: str | None) -> bool:
+    return state.is_select if text is None else only_reads(text)
 
 
 def _on_unit_execute(state: ORMExecuteState) -> None:
     unit = cast("UnitSession", state.session).unit
     unit.check_owner()
-    if not _reads_only(state):
-        if isinstance(state.statement, TextClause) and controls_transaction(state.statement.text):
+    text = _text_of(state)
+    if not _reads_only(state, text):
+        if text is not None and controls_transaction(text):
             raise _not_yours("begins and ends", "leave BEGIN, COMMIT and ROLLBACK to it")
         unit.refuse_or_note_write()
 
@@ -255,7 +260,7 @@ def _on_end(session: UnitSession, transaction: SessionTransaction) -> None:
 
 def _on_read_execute(state: ORMExecuteState) -> None:
     cast("ReadSession", state.session).check_owner()
-    if not _reads_only(state):
+    if not _reads_only(state, _text_of(state)):
         raise _reading_only()
 
 

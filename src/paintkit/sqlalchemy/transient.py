@@ -75,10 +75,17 @@ def is_transient(error: BaseException) -> bool:
     Args:
         error: What was raised.
 
+    Raises:
+        TypeError: It is no exception.
+
     Example:
         >>> is_transient(ConnectionResetError()), is_transient(KeyError("sku"))
         (True, False)
     """
+    if not isinstance(error, BaseException):
+        raise TypeError(
+            f"is_transient tells of an exception that was raised, not of {error!r} ({type(error).__name__})"
+        )
     verdicts = (_verdict(one) for one in _chain(error))
     return next((verdict for verdict in verdicts if verdict is not None), False)
 
