@@ -101,7 +101,7 @@ class _Many:
         return await self._get(keys, ASYNCIO)
 
     async def _get(self, keys: Iterable[Any], runtime: Runtime) -> dict[Any, Any]:
-        if isinstance(keys, str | bytes):
+        if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
             raise TypeError(f"pass a collection of keys, such as [{keys!r}], not {keys!r}")
         wanted = list(dict.fromkeys(keys))
         found: dict[Any, Any] = {}
