@@ -6,6 +6,7 @@ event, and everything runs in one process, on one connection at a time. PAINTKIT
 """
 
 import argparse
+import asyncio
 import tempfile
 import time
 import uuid
@@ -23,6 +24,8 @@ from tests import services
 from tests.benchmarks.course import UnfairError
 
 _TARGET = 2000  # events a second, on PostgreSQL, in groups
+
+_ASYNC = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg_async"}
 
 _SOLD = Table("sold", MetaData(), Column("id", Integer, primary_key=True), Column("paint", Integer))
 
@@ -59,7 +62,30 @@ def lines(url: str, events: int, units: int) -> Iterator[str]:
             delivered = _seconds(outbox.run_once)
         yield _line(f"relay, handler and inbox, group={group}", events, delivered, bare)
         yield _line(f"publish, relay, handler and inbox, group={group}", events, published + delivered, bare)
+        _publish(db, bus, events, units)
+        with _effects(db, events):
+            delivered = asyncio.run(_deliver(url, group))
+        yield _line(f"the same relay in asyncio, group={group}", events, delivered, bare)
     db.close()
+
+
+async def _deliver(url: str, group: int) -> float:
+    """Return for how many seconds an asynchronous relay delivers what waits."""
+    given = make_url(url)
+    db = DatabaseConnectionManager(given.set(drivername=_ASYNC[given.get_backend_name()]))
+    outbox = Outbox(db, batch_size=200, group=group)
+    bus = EventBus(transport=outbox)
+
+    async def store(paint: int) -> None:
+        async with db.unit_of_work() as session:
+            await session.execute(insert(_SOLD).values(paint=paint))
+
+    bus.subscribe("paint.sold", store, name="store")
+    began = time.perf_counter()
+    await outbox.arun_once()
+    took = time.perf_counter() - began
+    await db.aclose()
+    return took
 
 
 @contextmanager
