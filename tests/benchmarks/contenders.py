@@ -11,11 +11,25 @@ import itertools
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
 
 from tests.benchmarks.race import ARGUMENT
 
 Fn = Callable[..., Any]
+
+# What rows have opened, and share.
+_open = ExitStack()
+
+
+def close() -> None:
+    """Close what rows have opened: threads would go on reading. A row that comes later opens it anew."""
+    _open.close()
+    for shared in (_redis, _value, _database, _paints, _manager, _query_cached):
+        shared.cache_clear()
+
+
+atexit.register(close)
 
 SIZE, TTL = 10_000, 300.0
 #: Calls per second that no benchmark reaches, and calls at once.
@@ -361,7 +375,7 @@ def _redis() -> tuple[str, str]:
             for key in client.scan_iter(f"{prefix}*"):
                 client.delete(key)
 
-    atexit.register(clean)
+    _open.callback(clean)
     return url, prefix
 
 
@@ -419,7 +433,7 @@ def level2_hit(fn: Fn) -> Fn:
 
     url, prefix = _redis()
     level = RedisLevel(url, prefix=f"{prefix}-{uuid.uuid4().hex}", timeout=5.0)
-    atexit.register(level.close)
+    _open.callback(level.close)
     cache = paintkit.CacheManager("bench", maxsize=SIZE, level2=level)
     cached = cache.cache_result(timeout=TTL, tags=lambda number: (f"number:{number}",))(fn)
     store = cache._store
@@ -570,7 +584,7 @@ def _paints() -> tuple[str, Any, Any]:
     url = normalized_url(services.place("postgres"))
     engine = create_engine(url, poolclass=NullPool)
     Base.metadata.create_all(engine)
-    atexit.register(Base.metadata.drop_all, engine)
+    _open.callback(Base.metadata.drop_all, engine)
     with engine.begin() as connection:
         rows = [{"id": number, "name": f"paint {number}", "stock": number} for number in range(1, 101)]
         connection.execute(insert(Paint), rows)
@@ -586,7 +600,7 @@ def _manager(**options: bool) -> Any:
     from paintkit.sqlalchemy import DatabaseConnectionManager
 
     db = DatabaseConnectionManager(_paints()[0], **options)
-    atexit.register(db.close)
+    _open.callback(db.close)
     return db
 
 
@@ -595,7 +609,7 @@ def remote_session_begin(fn: Fn) -> Fn:
     from sqlalchemy import create_engine
 
     engine = create_engine(_paints()[0], pool_pre_ping=True)
-    atexit.register(engine.dispose)
+    _open.callback(engine.dispose)
     return _session_begin(engine, fn)
 
 

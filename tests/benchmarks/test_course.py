@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from tests import services
-from tests.benchmarks import course
+from tests.benchmarks import contenders, course
 from tests.benchmarks.rows import ROWS, Entry, ImportRow, Row
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _close_the_contenders() -> Iterator[None]:
+    yield
+    contenders.close()
 
 
 @pytest.fixture
