@@ -55,6 +55,15 @@ def test_requests_that_ask_the_same_take_one_place():
     assert [0, 1, 2] == queue.take(now=0.0)
 
 
+def test_what_has_no_weight_adds_none():
+    """However many there are, a chunk has room for the next as long as it has for its number."""
+    queue = BatchQueue(size=9, delay=9.0, max_weight=2)
+    for item in "abcd":
+        queue.add(item, now=0.0)
+    assert not queue.is_full
+    assert list("abcd") == queue.take_any()
+
+
 def test_a_chunk_holds_no_more_than_it_may_weigh():
     """What does not fit begins the next one; a chunk that nothing fits into any more is taken at once."""
     queue = BatchQueue(size=9, delay=9.0, max_weight=10)
