@@ -33,7 +33,7 @@ def look(services: Services) -> System:
     recovery = kit.recovery.get_stats()
     return System(
         pool=_for_people(kit.db.get_connection_stats()),
-        cache=kit.cache.get_stats(),
+        cache=_of_cache(kit),
         shared_cache=_shared(kit),
         breakers=recovery["circuit_breakers"],
         retries=recovery["retries"],
@@ -42,6 +42,31 @@ def look(services: Services) -> System:
         components=kit.components.get_stats(),
         measures=dict(sorted(kit.monitor.get_metrics().items())),
     )
+
+
+def _of_cache(kit: Toolkit) -> Numbers:
+    """Say in words what people ask of the cache; how its values leave is told by why calls missed."""
+    stats = kit.cache.get_stats()
+    told = {
+        "entries": stats["entries"],
+        "entries at most": stats["maxsize"],
+        "estimated bytes": stats["estimated_size"],
+        "hit_rate": stats["hit_rate"],
+        "hits": stats["hits"],
+        "misses": stats["misses"],
+        "of an expired value": stats["expired"],
+        "of an invalidated value": stats["invalidated"],
+        "of a value that made room": stats["evicted"],
+        "waited for another's load": stats["joined"],
+        "answered with an old value": stats["stale"],
+        "loads": stats["loads"],
+        "failed loads": stats["load_errors"],
+        "load_time": stats["load_time"],
+        "invalidations": stats["invalidations"],
+    }
+    if kit.shared_cache:
+        told |= {"found in the shared cache": stats["level2_hits"], "to be verified": stats["unverified"]}
+    return told
 
 
 def _shared(kit: Toolkit) -> Numbers:
