@@ -252,3 +252,19 @@ def test_a_finaliser_in_the_midst_of_a_step_does_not_deadlock(cache, colour):
     assert [1] == seen
     assert 2 == colour.call(load, 2)
     assert 3 == colour.call(load, 1)
+
+
+def test_what_garbage_invalidates_as_a_load_begins_is_gone_before_it(cache, colour, monkeypatch):
+    """A load may take long, and others are served meanwhile."""
+    values = iter(range(10))
+    other = cache.cache_result(tags=("t",))(lambda: next(values))
+    assert 0 == other()
+    load = cache.cache_result()(colour.function(lambda: (other.peek(),)))
+    register = cache._store._register
+
+    def register_and_collect(flight):
+        register(flight)
+        cache.invalidate("t")  # a finaliser's, with the lock held
+
+    monkeypatch.setattr(cache._store, "_register", register_and_collect)
+    assert (None,) == colour.call(load)

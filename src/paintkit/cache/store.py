@@ -142,12 +142,16 @@ class Store:
         if self._in_a_step():
             return False
         call = flight.call
-        with self.lock:
-            if call.table.get(call.key) is not None or flight.address in self._flights:
-                return False
-            call.table.section.counters.count_miss(self.level.cause_of(flight.address))
-            self._register(flight)
-            return True
+        try:
+            with self.lock:
+                if call.table.get(call.key) is not None or flight.address in self._flights:
+                    return False
+                call.table.section.counters.count_miss(self.level.cause_of(flight.address))
+                self._register(flight)
+                return True
+        finally:
+            if self._graveyard or self._put_off:
+                self._tidy()
 
     def _find(self, flight: Flight) -> Outcome[Any] | Flight:
         call = flight.call
