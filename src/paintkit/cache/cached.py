@@ -229,6 +229,6 @@ def _key_maker(parameters: Parameters, ignored: frozenset[str], *, method: bool)
 
 
 def _refuse_key(key: object) -> NoReturn:
-    if key == "":
+    if key.__class__ is str:
         raise ValueError("key_func must not return '': an empty key could not be invalidated")
     raise TypeError(f"key_func must return a string, not {key!r} ({type(key).__name__})")

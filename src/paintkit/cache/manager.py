@@ -212,8 +212,8 @@ class CacheManager:
             fn: The function, if the decorator is used bare.
             timeout: The time to live in seconds (> 0) or a `timedelta`; `None`: never expires; absent: the manager's. By
                 keyword also a function of the value that returns one of these, or 0: then the value is not kept.
-            key_func: Gets the call as it is made and returns its key, a string. Calls with one key are one call, on
-                whatever object; `cache.invalidate(key)` drops it.
+            key_func: Gets the call as it is made and returns its key, a string that is not empty. Calls with one key are one
+                call, on whatever object; `cache.invalidate(key)` drops it.
             tags: Names under which to invalidate: at most 16, or a function of the bound arguments (without `self`) that
                 returns them.
             ignore: Names of parameters that are no part of the key: whoever asks first decides what they were.
