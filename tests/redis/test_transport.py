@@ -466,20 +466,22 @@ def test_who_is_slow_keeps_what_he_has_taken(connect):
     """The lease is renewed from event to event: nobody takes over what is only waiting for its turn."""
     publisher = EventBus(transport=connect(workers=0))
     publisher.subscribe("paint.sold", print, name="count")
-    for number in range(5):
+    for number in range(6):
         publisher.publish("paint.sold", number)
     handled = []
 
     def slow(number):
         handled.append(number)
-        time.sleep(0.6)
+        time.sleep(
+            0.7
+        )  # the lease is the server's: together they take longer, and one has two seconds to spare
 
-    taker, other = (connect(lease=2.0, handler_timeout=1.0) for _ in range(2))
+    taker, other = (connect(lease=3.0, handler_timeout=1.5) for _ in range(2))
     EventBus(transport=taker).subscribe("paint.sold", slow, name="count")
     until(lambda: handled)
     EventBus(transport=other).subscribe("paint.sold", handled.append, name="count")
     until(lambda: other.status()["waiting"] == {"count": 0})
-    assert list(range(5)) == handled
+    assert list(range(6)) == handled
 
 
 def test_an_event_that_kills_processes_is_given_up(connect):
