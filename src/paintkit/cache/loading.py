@@ -239,7 +239,6 @@ class Loader:
             outside = self._find_outside(unit, call, runtime)
             return await outside or await self._load_inside(unit, call, later, runtime)
         shared = self.section.shared
-        fetch: Callable[[], Any] = later if shared is None else shared.fetching(later, runtime, self.store)
         keeping = self.section.keeping
         while True:
             mine = self._new_flight(call, keeping.loader_timeout)
@@ -249,12 +248,12 @@ class Loader:
                 begun = self.store.begin(mine)
                 if begun is mine and not keeping.apart:
                     if shared is None or not await shared.answers(mine, runtime, self.store):
-                        waiting = runtime.lead(mine, fetch, self.store)
+                        waiting = runtime.lead(mine, self._fetching(later, runtime), self.store)
                         if waiting is not None:
                             await waiting
                     landing = self._arrive(mine, mine)
                 else:
-                    landing = await self._fly(begun, mine, fetch, runtime)
+                    landing = await self._fly(begun, mine, later, runtime)
                 if landing is None:
                     landing = (await self._load_alone(call, later, runtime)).outcome
                 if not isinstance(landing, Abandoned):
@@ -267,6 +266,11 @@ class Loader:
                 # The traceback of an error holds this frame, which must not hold the error.
                 del mine, begun, landing
 
+    def _fetching(self, later: functools.partial[Any], runtime: Runtime) -> Callable[[], Any]:
+        """Return what a flight calls: the function, or what asks the second level before it does."""
+        shared = self.section.shared
+        return later if shared is None else shared.fetching(later, runtime, self.store)
+
     def _ground(self, flight: Flight) -> None:
         """Let nobody wait for a flight whose leader was interrupted on the way to the load."""
         if flight.adrift:
@@ -276,7 +280,7 @@ class Loader:
         self,
         begun: Outcome[Any] | Flight | None,
         mine: Flight,
-        fetch: Callable[[], Any],
+        later: functools.partial[Any],
         runtime: Runtime,
     ) -> Landing | None:
         """Return what a call comes to that began like this, and does not load by itself; `None` if it has to, alone."""
@@ -285,12 +289,12 @@ class Loader:
         if isinstance(begun, Success | Failure):
             if mine.registered:
                 mine.kept = True
-                runtime.launch(mine, fetch, self.store)
+                runtime.launch(mine, self._fetching(later, runtime), self.store)
             return begun
         keeping = self.section.keeping
         if begun is mine:
             mine.kept = keeping.soft_timeout is not None
-            runtime.launch(mine, fetch, self.store)
+            runtime.launch(mine, self._fetching(later, runtime), self.store)
         soft = None if mine.fallback is None else keeping.soft_timeout
         waited = await runtime.join(begun, self.store, math.inf if soft is None else soft)
         if not waited:
