@@ -72,6 +72,7 @@ class Flight:
     registered = False
     #: Until when it has to land: an instant of the clock.
     due = math.inf
+    #: The event loop on which it depends, if there is one.
     loop: asyncio.AbstractEventLoop | None = None
     #: The task that loads, as long as it is under way.
     task: asyncio.Task[None] | None = None
@@ -141,7 +142,7 @@ class Flight:
                 self._traceback = landing.error.__traceback__
             seats, self._seats = self._seats, None
         for seat in seats or ():
-            try:  # noqa: SIM105 - to enter `suppress` takes as long as all the rest
+            try:  # noqa: SIM105 - `suppress` takes six times as long as this does without it
                 seat.give()
             except RuntimeError:  # the loop of a waiter is closed: nobody is there any more
                 pass
