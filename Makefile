@@ -72,8 +72,9 @@ docs: $(DEV) ## Build the documentation into site/.
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 .PHONY: bench
-bench: $(BENCH) ## Measure the happy paths beside their rivals.
+bench: $(BENCH) ## Measure everything beside its rivals: happy paths, then caches (ARGS="retry" for some happy paths).
 	@$(PY) -m tests.benchmarks $(ARGS)
+	@$(if $(ARGS),:,$(PY) -m tests.benchmarks.caches)
 
 .PHONY: bench-caches
 bench-caches: $(BENCH) ## Measure caches beside their rivals: hit ratio, stampedes, memory (ARGS="memory" for one).
