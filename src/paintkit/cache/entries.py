@@ -205,10 +205,10 @@ class Entry(Node):
         """Take the value."""
         self.value = value
         self.loaded = now
-        self.expires = expires = now + life.expires
         # Most lives have one end: one number for all three is 48 bytes less for each entry.
-        self.due = expires if life.due == life.expires else now + life.due
-        self.leaves = expires if life.leaves == life.expires else now + life.leaves
+        self.due = self.expires = self.leaves = now + life.expires
+        if not life.plain:
+            self.due, self.leaves = now + life.due, now + life.leaves
 
     def postpone(self, due: float) -> None:
         """Serve it, though it could not be renewed, until an instant."""

@@ -45,16 +45,16 @@ class Verdict:
 
     Attributes:
         outcome: What callers get.
-        timeout: For how many seconds it is kept: 0 if not, `None` if for ever.
+        life: How long it is kept; `None`: it is not.
         seconds: How long it took to come.
         weight: How much of the cache's `max_weight` it takes.
     """
 
-    __slots__ = ("outcome", "seconds", "timeout", "weight")
+    __slots__ = ("life", "outcome", "seconds", "weight")
 
-    def __init__(self, outcome: Outcome[Any], timeout: float | None, seconds: float) -> None:
+    def __init__(self, outcome: Outcome[Any], life: Life | None, seconds: float) -> None:
         self.outcome = outcome
-        self.timeout = timeout
+        self.life = life
         self.seconds = seconds
         self.weight = 0
 
@@ -66,7 +66,7 @@ class Verdict:
 
 
 class Found(Verdict):
-    """What becomes of a value that was found in a second level: it lives there for so many seconds more."""
+    """What becomes of a value that was found in a second level: it lives on."""
 
     __slots__ = ()
 
@@ -121,28 +121,21 @@ class Keeping(Record):
                 value = outcome.value
                 if value.__class__ not in PLAIN:
                     refuse_unfit(value)
-                timeout = self.timeout
-                return Verdict(outcome, _chosen(timeout(value)) if callable(timeout) else timeout, seconds)
+                return Verdict(outcome, self._usual or self._life_of(value, seconds), seconds)
             if self.keeps(outcome.error):
-                return Verdict(KeptError(outcome.error), self.error_timeout, seconds)
+                return Verdict(KeptError(outcome.error), self._life_of_errors, seconds)
         except Exception as error:  # noqa: BLE001 - the outcome is the value
             outcome = Failure(error)
-        return Verdict(outcome, 0.0, seconds)
+        return Verdict(outcome, None, seconds)
 
     def keeps(self, error: Exception) -> bool:
         """Whether an error is an answer."""
         return self.errors is not None and bool(_arguments.settled("cache_errors", self.errors(error)))
 
-    def life_of(self, verdict: Verdict) -> Life:
-        """Return how long what comes of a call lives."""
-        if not isinstance(verdict.outcome, Success):
-            expires = math.inf if verdict.timeout is None else verdict.timeout
-            # It is never due, so that no wrapper returns it for a value.
-            return Life(-math.inf, expires, expires, verdict.timeout)
-        if self._usual is not None and verdict.__class__ is not Found:
-            return self._usual
-        life = self.freshness.plan(verdict.timeout, verdict.seconds, _draw)
-        if (callable(self.timeout) or verdict.__class__ is Found) and life.span is not None:
+    def rest_of_life(self, timeout: float | None, seconds: float) -> Life:
+        """Return how long a value lives on that is fresh for so many seconds more (negative: it was) and took so long to load."""
+        life = self.freshness.plan(timeout, seconds, _draw)
+        if life.span is not None:
             life.span = rounded(life.span)
         return life
 
@@ -152,6 +145,18 @@ class Keeping(Record):
         if callable(self.timeout) or not self.freshness.steady:
             return None
         return self.freshness.plan(self.timeout, 0.0, _draw)
+
+    def _life_of(self, value: object, seconds: float) -> Life | None:
+        """Return how long a value lives that took so many seconds to load; `None`: it is not for keeping."""
+        if not callable(self.timeout):
+            return self.freshness.plan(self.timeout, seconds, _draw)
+        timeout = _chosen(self.timeout(value))
+        return None if timeout == 0.0 else self.rest_of_life(timeout, seconds)
+
+    @functools.cached_property
+    def _life_of_errors(self) -> Life:
+        """The life of an error. It is never due, so that no wrapper returns it for a value."""
+        return Life(-math.inf, self.error_timeout, self.error_timeout, self.error_timeout)
 
 
 def _chosen(timeout: object) -> float | None:

@@ -184,7 +184,7 @@ class Shared:
             return verdict
         store.tell_failed(flight.call, verdict.outcome.error)
         _shared(flight.call).version = sight.version
-        return Found(flight.fallback, sight.fresh, sight.seconds)
+        return _lives_on(flight.call, flight.fallback, sight)
 
     async def find(self, call: Entry, runtime: Runtime) -> Verdict | None:
         """Return what serves without a load, for a call that takes no flight."""
@@ -203,10 +203,10 @@ class Shared:
         What is not for keeping, or an error that is an answer, takes the place of an older value by removing it.
         """
         port = self.sharing.port(runtime)
-        if isinstance(verdict.outcome, Success) and verdict.timeout != 0.0:
+        life = verdict.life
+        if isinstance(verdict.outcome, Success) and life is not None:
             if sight.version is None:
                 return False
-            life = call.table.section.keeping.life_of(verdict)
             version = _shared(call).version = await port.fill(
                 _place_of(call),
                 self._codec,
@@ -275,7 +275,7 @@ class Shared:
             return None
         if sight.fresh > 0 or (copy.entry is None and _helps_out(call, now, now + sight.fresh)):
             _shared(call).version = sight.version
-            return Found(found, None if sight.fresh == math.inf else sight.fresh, sight.seconds)
+            return _lives_on(call, found, sight)
         return None
 
     def _old(self, sight: Sight, call: Entry, copy: _Copy) -> Success[Any] | None:
@@ -367,6 +367,12 @@ def _place_of(call: Entry) -> Place:
 def _helps_out(call: Entry, now: float, expires: float) -> bool:
     """Whether a value that expired may be served while it is renewed."""
     return call.table.section.keeping.freshness.helps_out(now, expires)
+
+
+def _lives_on(call: Entry, outcome: Success[Any], sight: Sight) -> Found:
+    """Return what becomes of a value that a look has found."""
+    fresh = None if sight.fresh == math.inf else sight.fresh
+    return Found(outcome, call.table.section.keeping.rest_of_life(fresh, sight.seconds), sight.seconds)
 
 
 def _has_failed(verdict: Verdict) -> bool:

@@ -144,7 +144,7 @@ class Store:
         call = flight.call
         try:
             with self.lock:
-                if call.table.get(call.key) is not None or flight.address in self._flights:
+                if flight.address in self._flights or call.table.get(call.key) is not None:
                     return False
                 call.table.section.counters.count_miss(self.level.cause_of(flight.address))
                 self._register(flight)
@@ -276,22 +276,21 @@ class Store:
 
     def _take_in(self, call: Entry, verdict: Verdict, now: float) -> None:
         """Store an outcome for its time."""
+        life = verdict.life
+        if life is not None:
+            call.fill(verdict.contents, now, life)
+            self.level.add(call, now, life.span, verdict.weight)
+            return
         if isinstance(verdict, Confirmed):
             if verdict.verified:
                 verdict.copy.confirm()
-            return
-        keeping = call.table.section.keeping
-        if verdict.timeout != 0.0:
-            life = keeping.life_of(verdict)
-            call.fill(verdict.contents, now, life)
-            self.level.add(call, now, life.span, verdict.weight)
             return
         former = call.table.get(call.key)
         if former is not None:
             if isinstance(verdict.outcome, Success):
                 self.level.remove(former, "replaced")  # there is a newer value, which is not for keeping
             elif former.due <= now < former.leaves:
-                former.postpone(keeping.freshness.pause(now, former.leaves))
+                former.postpone(call.table.section.keeping.freshness.pause(now, former.leaves))
 
     def keep(self, call: Entry, verdict: Verdict, since: int) -> None:
         """Store what was read from a snapshot of epoch `since`, unless what it says may be out of date."""

@@ -41,16 +41,16 @@ class Weights:
         What a measure raises, or a result that is no weight, is a failed load.
         """
         outcome = verdict.outcome
-        if verdict.timeout == 0.0 or not isinstance(outcome, Success) or outcome.value is ABSENT:
+        if verdict.life is None or not isinstance(outcome, Success) or outcome.value is ABSENT:
             return verdict
         try:
             weight = _arguments.settled("weigh", self._weigh(outcome.value))
             verdict.weight = _arguments.count("what weigh returns", weight, least=0)
         except Exception as error:  # noqa: BLE001 - the outcome is the value
-            return Verdict(Failure(error), 0.0, verdict.seconds)
+            return Verdict(Failure(error), None, verdict.seconds)
         if verdict.weight > self.most:
             self.refused += 1
-            verdict.timeout = 0.0
+            verdict.life = None
             observations.emit(
                 "cache.too_heavy",
                 self._source,

@@ -30,16 +30,18 @@ class Life:
         leaves: From here on nobody has a use for it.
         span: What to book it under: of two values of one span, the one that came first leaves first, and by its span after
             it came a value has left. `None`: it stays for ever.
+        plain: Whether all three come at once.
     """
 
     # No named tuple, which takes half as long again to make: many loads make one, and read it once.
-    __slots__ = ("due", "expires", "leaves", "span")
+    __slots__ = ("due", "expires", "leaves", "plain", "span")
 
     def __init__(self, due: float, expires: float, leaves: float, span: float | None) -> None:
         self.due = due
         self.expires = expires
         self.leaves = leaves
         self.span = span
+        self.plain = due == expires == leaves
 
 
 _FOR_EVER = Life(math.inf, math.inf, math.inf, None)
