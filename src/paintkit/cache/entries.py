@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from paintkit._runtime import Outcome, Success
 from paintkit.cache.keeping import KeptError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paintkit.cache.sharing import Shared
     from paintkit.machines.freshness import Life
 
-__all__ = ["NEVER", "Cause", "Counters", "Entry", "Section", "SharedEntry", "Table"]
+__all__ = ["NEVER", "Cause", "Counters", "Entry", "IndexedEntry", "Section", "SharedEntry", "Table"]
 
 #: Why a value is not there (any more), or cannot be served as it is: other processes may have changed it.
 Cause = Literal["never", "expired", "invalidated", "evicted", "unverified"]
@@ -140,44 +140,25 @@ class Table:
 class Entry(Node):
     """One call and, once it is loaded, its value; `hits` counts its uses."""
 
-    __slots__ = (
-        "due",
-        "expires",
-        "identities",
-        "key",
-        "kind",
-        "labels",
-        "leaves",
-        "loaded",
-        "subject",
-        "table",
-        "value",
-    )
+    __slots__ = ("due", "expires", "key", "kind", "leaves", "loaded", "table", "value")
 
+    #: Whether there is more to find it by than its key. Most have nothing else: what these would say stands in the class.
+    indexed: ClassVar[bool] = False
+    #: The tags, and the key that a `key_func` made.
+    labels: tuple[str, ...] = ()
+    #: The objects that the key speaks of by identity.
+    identities: tuple[Identity, ...] = ()
     #: The names by which other processes speak of it, if its value is shared.
     names: tuple[str, ...] = ()
     #: Whether word of some changes was lost since it came.
     doubtful: bool = False
 
-    def __init__(
-        self,
-        table: Table,
-        subject: Hashable,
-        kind: type | None,
-        identities: tuple[Identity, ...],
-        variant: Hashable = None,
-    ) -> None:
+    def __init__(self, table: Table, key: Hashable, kind: type | None = None) -> None:
         self.table = table
-        #: The arguments of the call.
-        self.subject = subject
-        #: The same with what else the value depends on.
-        self.key = subject if variant is None else (variant, subject)
+        #: The arguments of the call, with what else the value depends on.
+        self.key = key
         #: The type of the argument, if the key is the bare argument.
         self.kind = kind
-        #: The objects that the key speaks of by identity.
-        self.identities = identities
-        #: The tags, and the key that a `key_func` made.
-        self.labels: tuple[str, ...] = ()
         self.value: Any = None
         #: When the value came: an instant of the clock.
         self.loaded = NEVER
@@ -185,6 +166,11 @@ class Entry(Node):
         self.due = self.expires = self.leaves = NEVER
         self.hits = self.spent = 0
         self.queue = None
+
+    @property
+    def subject(self) -> Hashable:
+        """The arguments of the call."""
+        return self.key
 
     @property
     def varies(self) -> bool:
@@ -220,7 +206,41 @@ class Entry(Node):
         return hash((self.table, self.key))
 
 
-class SharedEntry(Entry):
+class IndexedEntry(Entry):
+    """A call that is found by more than its key: by labels, by objects, by its arguments in whatever variant.
+
+    Args:
+        table: Where it stands.
+        subject: The arguments of the call.
+        kind: The type of the argument, if the key is the bare argument.
+        identities: The objects that the key speaks of by identity.
+        variant: What else the value depends on, or `None`.
+    """
+
+    __slots__ = ("_subject", "identities", "labels")
+
+    indexed = True
+
+    def __init__(
+        self,
+        table: Table,
+        subject: Hashable,
+        kind: type | None = None,
+        identities: tuple[Identity, ...] = (),
+        variant: Hashable = None,
+    ) -> None:
+        super().__init__(table, subject if variant is None else (variant, subject), kind)
+        self._subject = subject
+        self.identities = identities
+        self.labels = ()
+
+    @property
+    def subject(self) -> Hashable:
+        """The arguments of the call."""
+        return self._subject
+
+
+class SharedEntry(IndexedEntry):
     """An entry of a function whose values are shared through a second level.
 
     Attributes:
@@ -234,8 +254,8 @@ class SharedEntry(Entry):
         self,
         table: Table,
         subject: Hashable,
-        kind: type | None,
-        identities: tuple[Identity, ...],
+        kind: type | None = None,
+        identities: tuple[Identity, ...] = (),
         variant: Hashable = None,
     ) -> None:
         super().__init__(table, subject, kind, identities, variant)

@@ -85,7 +85,7 @@ class Flight:
     def __init__(self, call: Entry, seconds: float | None = None) -> None:
         self.call = call
         #: Under which its cache registers it.
-        self.address = call.address
+        self.address = (call.table, call.key)
         #: When it began: an instant of the clock.
         self.started = clock.now()
         if seconds is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from paintkit import _arguments, ambient, clock
 from paintkit._record import Record
 from paintkit._runtime import Failure, Outcome, Success, drive
-from paintkit.cache.entries import Entry, Section, SharedEntry
+from paintkit.cache.entries import Entry, IndexedEntry, Section, SharedEntry
 from paintkit.cache.flights import Abandoned, Flight, Landing
 from paintkit.cache.invalidation import OfCall, Target
 from paintkit.cache.keeping import Found, KeptError
@@ -92,7 +92,9 @@ class Loader:
         self._method = method
         # Whether even a blocking first caller does more than to load.
         self._apart = section.shared is not None or section.keeping.apart
-        self._new_entry: type[Entry] = Entry
+        # Whether its calls are found by their arguments alone, if those speak of no object.
+        self._bare = not (options.tags or options.vary or options.key_func or section.shared)
+        self._new_entry: type[IndexedEntry] = IndexedEntry
         self._new_flight: type[Flight] = Flight
         if section.shared is not None:
             from paintkit.cache.sharing import SharedFlight  # who shares has loaded it already
@@ -112,6 +114,8 @@ class Loader:
         if self._pick is not None:
             args, named = self._pick(args, named)
         key, kind = self._make_key(args, named, identities)
+        if self._bare and not identities:
+            return Entry(table, key, kind)
         return self._new_entry(table, key, kind, tuple(identities), variant)
 
     def variant(self, identities: list[Identity] | None = None) -> Hashable:
@@ -385,6 +389,8 @@ class Loader:
 
     def complete(self, call: Entry, later: functools.partial[Any], label: str | None) -> None:
         """Fill in what only a load needs to know of a call."""
+        if not isinstance(call, IndexedEntry):
+            return
         if label is not None or self.options.tags:
             call.labels = self._labels(later, label)
         if self.section.shared is not None:

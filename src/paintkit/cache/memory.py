@@ -112,30 +112,31 @@ class MemoryLevel:
         former = table.get(key)
         if former is not None:
             self.remove(former, "replaced")
-        if self._count >= self.maxsize or self.weights is not None:
-            self._make_room(weight)
+        while self._count >= self.maxsize:
+            self._evict()
+        weights = self.weights
+        if weights is not None:
+            while weights.lack_room(weight):
+                self._evict()
+            weights.take_in(entry, weight)
         fingerprint = hash((table, key))
         self._policy.admit(entry, fingerprint)
         if self._causes:
             self._causes.pop(fingerprint, None)
-        if self.weights is not None:
-            self.weights.take_in(entry, weight)
         self._count += 1
-        if entry.labels or entry.identities or entry.names or key is not entry.subject:
+        if entry.indexed:
             self._index(entry)
         if span is not None:
             self._book(entry, span)
         table.entries[key] = entry  # last: from here on it is served
 
-    def _make_room(self, weight: int) -> None:
-        """Let go of entries until one more of this weight has room."""
-        weights = self.weights
-        while self._count >= self.maxsize or (weights is not None and weights.lack_room(weight)):
-            leaving, remembered = self._policy.evict()
-            if not remembered:
-                self._note_cause(leaving, "evicted")
-            self._unlink(leaving, "evicted")
-            self.evictions += 1
+    def _evict(self) -> None:
+        """Let go of the entry that is the least likely to be used again."""
+        leaving, remembered = self._policy.evict()
+        if not remembered:
+            self._note_cause(leaving, "evicted")
+        self._unlink(leaving, "evicted")
+        self.evictions += 1
 
     def _book(self, entry: Entry, span: float) -> None:
         """Note when an entry leaves."""
@@ -236,21 +237,25 @@ class MemoryLevel:
         entry.due = entry.expires = NEVER
         self._waste.append(entry.value)
         entry.value = None
-        if entry.labels or entry.identities or entry.names or key is not entry.subject:
+        if entry.indexed:
             self._unindex(entry)
         if self._queued > 2 * self._count + 64:
             self._compact()
 
     def _unindex(self, entry: Entry) -> None:
-        _discard(self._by_label, entry.labels, entry)
-        _discard(self._by_identity, entry.identities, entry)
-        _discard(self._by_name, entry.names, entry)
-        _discard(self._by_subject, ((entry.table, entry.subject),), entry)
+        if entry.labels:
+            _discard(self._by_label, entry.labels, entry)
+        if entry.identities:
+            _discard(self._by_identity, entry.identities, entry)
+        if entry.names:
+            _discard(self._by_name, entry.names, entry)
+        if entry.varies:
+            _discard(self._by_subject, ((entry.table, entry.subject),), entry)
 
     def _compact(self) -> None:
         """Drop those that left early, for they outnumber those that are in."""
         for span, queue in self._queues.items():
-            self._queues[span] = deque(entry for entry in queue if entry.queue is not None)
+            self._queues[span] = deque([entry for entry in queue if entry.queue is not None])
         self._queued = sum(map(len, self._queues.values()))
 
 
