@@ -132,11 +132,13 @@ class S3FIFO(Generic[N]):
         Raises:
             LookupError: Nothing is in.
         """
-        if not self._count:
+        count = self._count
+        if not count:
             raise LookupError("nothing is in")
         small, main = self._small, self._main
+        most_small = count // _SMALL_PART or 1
         while True:
-            young = small.length >= (self._count // _SMALL_PART or 1) or not main.length
+            young = small.length >= most_small or not main.length
             node: N = (small if young else main).pop()  # type: ignore[assignment]  # only `admit` fills the queues
             if node.hits <= node.spent:
                 break
@@ -144,7 +146,7 @@ class S3FIFO(Generic[N]):
             main.push(node)
         if young:
             self._remember(node)
-        self._count -= 1
+        self._count = count - 1
         return node, young
 
     def _remember(self, node: N) -> None:
