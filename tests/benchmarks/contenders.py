@@ -266,6 +266,12 @@ def hit(fn: Fn) -> Fn:
     return cache.cache_result(timeout=TTL, tags=lambda number: (f"number:{number}",))(fn)
 
 
+def untagged(fn: Fn) -> Fn:
+    import paintkit
+
+    return paintkit.CacheManager("bench", maxsize=SIZE).cache_result(timeout=TTL)(fn)
+
+
 def missing(protect: Callable[[Fn], Fn]) -> Callable[[Fn], Fn]:
     """Return what makes a function whose every call is a miss: each has a key of its own."""
 

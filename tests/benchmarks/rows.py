@@ -125,6 +125,7 @@ _RETRY = Entry("paintkit", by.retry)
 _WINDOW = Entry("paintkit", by.window)
 _SLOW_WINDOW = Entry("paintkit", by.slow_window)
 _HIT = Entry("paintkit", by.hit)
+_UNTAGGED = Entry("paintkit", by.untagged)
 
 ROWS: tuple[Row | ImportRow, ...] = (
     Row("retry, def", 1.15, _RETRY, _RETRIES),
@@ -193,10 +194,16 @@ ROWS: tuple[Row | ImportRow, ...] = (
         threads=4,
     ),
     # 3 and 10 microseconds beyond the load, by bare wrappers of 120 and 200 ns.
-    Row("cache miss, def", 25.0, _missing(_HIT), tuple(map(_missing, _BLOCKING_CACHES))),
+    Row("cache miss, def", 25.0, _missing(_UNTAGGED), tuple(map(_missing, _BLOCKING_CACHES))),
     Row(
-        "cache miss, async def", 50.0, _missing(_HIT), tuple(map(_missing, _ASYNC_CACHES)), asynchronous=True
+        "cache miss, async def",
+        50.0,
+        _missing(_UNTAGGED),
+        tuple(map(_missing, _ASYNC_CACHES)),
+        asynchronous=True,
     ),
+    Row("cache miss with a tag, def", 25.0, _missing(_HIT), ()),
+    Row("cache miss with a tag, async def", 50.0, _missing(_HIT), (), asynchronous=True),
     # What surrounds work that is not ours: ratios to what one would write without us.
     Row(
         "unit of work, block with one statement",
