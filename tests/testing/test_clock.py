@@ -26,6 +26,18 @@ def condition() -> threading.Condition:
     return threading.Condition()
 
 
+class Heir(threading.Thread):
+    """Bears the number of a thread that has ended, as the system may give it to the next one."""
+
+    def __init__(self, departed: threading.Thread, **options: object) -> None:
+        super().__init__(**options)
+        self._departed = departed
+
+    @property
+    def ident(self) -> int | None:
+        return self._departed.ident
+
+
 class Waits:
     """Waits on a condition in a thread of its own, and keeps what came of it."""
 
@@ -312,6 +324,30 @@ class TestWait:
 
         assert 0.0 == clock.now()
 
+    def test_of_the_driving_thread_takes_no_newcomer_for_who_was_there_before(self, condition):
+        """Though the system gave it the number of a thread that was there when the clock began, and ended."""
+        asked = threading.Event()
+        departed = threading.Thread(target=asked.wait, args=(10,))
+        departed.start()
+
+        def work() -> None:
+            asked.wait(10)
+            with condition:
+                condition.notify()
+
+        with FakeClock() as clock:
+            asked.set()
+            departed.join()
+            asked.clear()
+            worker = Heir(departed, target=work)
+            worker.start()
+            with condition:
+                threading.Timer(0, asked.set).start()
+                assert source.wait(condition, 5) is True
+            worker.join()
+
+            assert 0.0 == clock.now()
+
     def test_outlives_the_clock_in_real_time(self, condition):
         """A thread that still waits when the block ends is not lost: it waits on, and can be notified."""
         with FakeClock() as clock:
@@ -556,6 +592,34 @@ class TestRun:
 
         assert [0.0] == seen
         assert 5.0 == clock.now()
+
+    def test_takes_no_newcomer_for_who_was_there_before(self):
+        """A thread of ours holds the time also under the number of one that was there when the clock began, and ended."""
+        asked = threading.Event()
+        departed = threading.Thread(target=asked.wait, args=(10,))
+        departed.start()
+
+        async def main() -> None:
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+            def work() -> None:
+                asked.wait(10)
+                loop.call_soon_threadsafe(done.set)
+
+            worker = Heir(departed, target=work, name="paintkit-test")
+            worker.start()
+            threading.Timer(0, asked.set).start()
+            async with asyncio.timeout(5):
+                await done.wait()
+            worker.join()
+
+        with FakeClock() as clock:
+            asked.set()
+            departed.join()
+            asked.clear()
+            clock.run(main())
+
+            assert 0.0 == clock.now()
 
     def test_jumps_for_a_thread_of_ours_that_waits(self, clock, condition):
         """The next instant may be one that a thread waits for, and no timer of the loop's."""

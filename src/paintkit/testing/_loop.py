@@ -39,7 +39,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         bystanders: Threads that were there before; they count as soon as they have waited on the timeline.
     """
 
-    def __init__(self, timeline: Timeline, bystanders: frozenset[int | None]) -> None:
+    def __init__(self, timeline: Timeline, bystanders: frozenset[threading.Thread]) -> None:
         self._timeline = timeline
         self._bystanders = bystanders
         self._thread = threading.get_ident()
@@ -147,7 +147,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _is_ours(self, thread: threading.Thread) -> bool:
         if not thread.name.startswith("paintkit"):
             return False
-        return thread.ident not in self._bystanders or self._timeline.has_met(thread)
+        return thread not in self._bystanders or self._timeline.has_met(thread)
 
 
 class _Job:

@@ -56,7 +56,7 @@ class FakeClock:
         self._timeline = Timeline(_arguments.number("start", start), self._rouse)
         self._loop: VirtualLoop | None = None
         self._driver: int | None = None
-        self._bystanders: frozenset[int | None] = frozenset()
+        self._bystanders: frozenset[threading.Thread] = frozenset()
         self._real = (clock.now, clock.sleep, clock.wait)
 
     def __enter__(self) -> Self:
@@ -67,14 +67,15 @@ class FakeClock:
                 )
             FakeClock._active = self
         self._driver = threading.get_ident()
-        self._bystanders = frozenset(thread.ident for thread in threading.enumerate())
+        # Not by number: the system gives that of a thread that ends to the next one.
+        self._bystanders = frozenset(threading.enumerate())
         self._real = (clock.now, clock.sleep, clock.wait)
         clock.now, clock.sleep, clock.wait = self.now, self.sleep, self.wait
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
         clock.now, clock.sleep, clock.wait = self._real
-        self._driver = None
+        self._driver, self._bystanders = None, frozenset()
         self._timeline.release_all()
         FakeClock._active = None
 
@@ -201,4 +202,4 @@ class FakeClock:
                 waiter.rest(GLANCE)
 
     def _started_since(self, thread: threading.Thread) -> bool:
-        return thread.ident not in self._bystanders and not thread.name.startswith(WORKERS)
+        return thread not in self._bystanders and not thread.name.startswith(WORKERS)
