@@ -24,7 +24,7 @@ def clock() -> Iterator[FakeClock]:
         yield clock
         clock.advance(10_000)
         for loser in losers():
-            loser.join(10)
+            loser.join(60)
 
 
 def losers() -> list[threading.Thread]:
@@ -42,6 +42,7 @@ class Tries:
         self._colour, self._script = colour, script
         self._lock = threading.Condition()
         self.started: list[float] = []
+        self.threads: list[threading.Thread] = []
         self.ended: list[object] = []
 
     @property
@@ -51,6 +52,7 @@ class Tries:
     def _begin(self) -> tuple[float, object]:
         with self._lock:
             self.started.append(source.now())
+            self.threads.append(threading.current_thread())
             return self._script[len(self.started) - 1]
 
     def _end(self, outcome: object) -> object:
@@ -210,11 +212,12 @@ class TestLosers:
         tries = Tries(Colour.BLOCKING, (10, "slow"), (1, "quick"))
         hedge(0.5, idempotent=True).call(tries.function)
 
-        (loser,) = losers()
+        loser, _winner = tries.threads  # which may not have quite ended yet
+        assert loser.is_alive()
         assert loser.daemon
         clock.until_waiting()
         clock.advance(20)
-        loser.join(10)
+        loser.join(60)
         assert ["quick", "slow"] == tries.ended
 
     def test_a_cancelled_call_leaves_no_try(self, clock):
