@@ -22,7 +22,7 @@ from tests.colours import Colour
 
 def waiters(cache):
     """Return how many calls wait for flights that are under way."""
-    return sum(len(flight._seats or ()) for flight in cache._store._flights.values())
+    return sum(len(flight._seats or ()) for flight in list(cache._store._flights.values()))
 
 
 def waiting(colour, others):
@@ -591,7 +591,7 @@ def test_waiting_obeys_the_virtual_clock(cache):
 
         context = contextvars.Context()
         waiter = Running(lambda: context.run(hurried))
-        eventually(lambda: waiters(cache) == 1)
+        clock_of_test.until_waiting()  # a seat is taken a moment before
         clock_of_test.advance(29.0)
         assert 1 == waiters(cache)
         clock_of_test.advance(2.0)
