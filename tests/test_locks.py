@@ -14,28 +14,28 @@ pytestmark = [
 ]
 
 
-def child_can(lock, work):
-    """Fork while a thread holds the lock; whether the child gets its work done."""
+def child_can(lock, work, *, patience=60.0):
+    """Fork while a thread holds the lock; whether the child gets its work done, for which it has so many seconds."""
     held, leave = threading.Event(), threading.Event()
 
     def hold():
         with lock:
             held.set()
-            leave.wait(30)
+            leave.wait()
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=hold, daemon=True)
     holder.start()
-    held.wait(10)
+    assert held.wait(60)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         worker = threading.Thread(target=lambda: (work(), os.write(writing, b"done")), daemon=True)
         worker.start()
-        worker.join(2.0)  # who waits for a lock that nobody will open waits for ever
+        worker.join(patience)  # who waits for a lock that nobody will open waits for ever
         os._exit(0)
     os.close(writing)
     leave.set()
-    holder.join(10)
+    holder.join()
     with os.fdopen(reading, "rb") as answer:
         done = answer.read()
     os.waitpid(child, 0)
@@ -90,4 +90,4 @@ def test_a_planted_fault_is_found():
         with lock:
             pass
 
-    assert not child_can(lock, work)
+    assert not child_can(lock, work, patience=1.0)
