@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+# Hundreds of orders are work, which a busy machine may do slowly.
+pytestmark = pytest.mark.timeout(900)
+
 
 def verdict(scenario: str, variant: str) -> str:
     """Explore the orders in a program of its own: that patches locks for the whole process."""
     frontrun = Path(sys.executable).with_name("frontrun")
     command = [frontrun, sys.executable, "-m", "tests.policies.interleavings", scenario, variant]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert 0 == done.returncode, done.stderr
     return done.stdout.split("\n")[-2]
 
 
