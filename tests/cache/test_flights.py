@@ -107,7 +107,7 @@ def test_a_failing_key_fails_again_and_does_not_hang(cache, colour):
     assert 3 == cache.get_stats()["load_errors"]
 
 
-@pytest.mark.parametrize("options", [{}, {"loader_timeout": 5}], ids=["own thread", "apart"])
+@pytest.mark.parametrize("options", [{}, {"loader_timeout": PATIENCE}], ids=["own thread", "apart"])
 @pytest.mark.parametrize("how", ["call", "refresh", "memo", "unit"])
 def test_stop_iteration_passes(cache, how, options):
     """It means nothing to us, though we run on generators ourselves."""
@@ -601,7 +601,7 @@ def test_waiting_obeys_the_virtual_clock(cache):
 
 
 @pytest.mark.parametrize(
-    ("where", "apart"), [("begin", {"loader_timeout": 5.0}), ("depart", {}), ("lead", {})]
+    ("where", "apart"), [("begin", {"loader_timeout": PATIENCE}), ("depart", {}), ("lead", {})]
 )
 def test_an_interrupt_on_the_way_to_the_load_strands_nobody(cache, where, apart, monkeypatch):
     """A `KeyboardInterrupt` between taking the lead and loading leaves no flight that others would wait for."""
@@ -629,7 +629,7 @@ def test_an_interrupt_on_the_way_from_the_load_reaches_its_caller(cache):
     def chosen(_value):
         raise SystemExit("enough")
 
-    load = cache.cache_result(timeout=chosen, stale_on_error=60, soft_timeout=5)(lambda: "loaded")
+    load = cache.cache_result(timeout=chosen, stale_on_error=60, soft_timeout=PATIENCE)(lambda: "loaded")
     caller = Running(load)
     with pytest.raises(SystemExit, match="enough"):
         caller.result()

@@ -15,7 +15,7 @@ from paintkit import CacheManager, ambient, observe
 from paintkit.cache import many
 from paintkit.cache.store import Store
 from paintkit.testing import FakeClock, assert_loads
-from tests.cache.threads import Gate, Running, eventually
+from tests.cache.threads import PATIENCE, Gate, Running, eventually
 from tests.cache.units import unit_of_work
 
 
@@ -215,11 +215,11 @@ def test_threads_wait_for_each_others_keys(cache):
         asked.append(list(keys))
         if 1 in keys:
             began.set()
-            assert go_on.wait(20.0)
+            assert go_on.wait(PATIENCE)
         return {key: key * 10 for key in keys}
 
     first = Running(lambda: load([1, 2]))
-    assert began.wait(20.0)
+    assert began.wait(PATIENCE)
     second = Running(lambda: load([2, 3]))
     eventually(lambda: len(asked) == 2)
     assert {3: 30} == load([3])  # landed with the second's own load, though the second still waits
@@ -241,7 +241,7 @@ def test_loads_that_need_each_others_keys_do_not_deadlock(cache):
             return dict.fromkeys(keys, "direct")
         apart.inside = True
         try:
-            barrier.wait(20.0)
+            barrier.wait(PATIENCE)
             return {key: load([3 - key])[3 - key] for key in keys}
         finally:
             apart.inside = False
@@ -265,7 +265,7 @@ def test_an_invalidation_beats_a_load_of_many(cache):
     gate = Gate(values.copy)
     load = cache.cache_many()(gate)
     running = Running(lambda: load([1, 2]))
-    assert gate.began.wait(20.0)
+    assert gate.began.wait(PATIENCE)
     values[1] = "new"
     load.invalidate(1)
     gate.open()
@@ -342,7 +342,7 @@ def test_a_closed_loop_strands_nobody(cache):
     loop.run_until_complete(asyncio.sleep(0.0))
     loading = next(iter(cache._store.tasks))
     loop.close()
-    assert {1: 1} == asyncio.run(asyncio.wait_for(load([1]), 20.0))
+    assert {1: 1} == asyncio.run(asyncio.wait_for(load([1]), PATIENCE))
     # Nobody can finish these any more; tell asyncio that we know.
     task._log_destroy_pending = loading._log_destroy_pending = False
 

@@ -587,7 +587,7 @@ def test_an_interrupted_worker_hands_over(cache):
     def body():
         raise SystemExit(3)
 
-    load = cache.cache_result(loader_timeout=5)(body)
+    load = cache.cache_result(loader_timeout=PATIENCE)(body)
     for _ in range(2):
         with pytest.raises(SystemExit):
             load()
@@ -623,7 +623,7 @@ def test_the_interpreter_does_not_wait_for_a_refresh():
         "except CallTimeoutError: print('left')"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert ("left\n", "") == (done.stdout, done.stderr)
 

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-#: A wait that takes longer than this is a deadlock.
-PATIENCE = 20.0
+#: A wait that takes longer than this is a deadlock, and no pause of a busy machine.
+PATIENCE = 60.0
 
 
 class Running:

@@ -185,7 +185,7 @@ class TestQueue:
                 clock.until_waiting(number + 1)
             permits.close()
             for thread in threads:
-                thread.join(10)
+                thread.join(60)
 
         assert [0, 1, 2, 3] == served
         assert is_whole(policy)
@@ -212,7 +212,7 @@ class TestQueue:
             thread.start()
             clock.until_waiting()
             policy._hand_on = hand_on_late
-        thread.join(10)
+        thread.join(60)
         policy._hand_on = give
 
         assert ["queued"] == served
@@ -288,7 +288,7 @@ class TestQueue:
             thread.start()
             clock.until_waiting()
             assert 2 == policy.metrics().waiting
-        thread.join(10)
+        thread.join(60)
 
         assert ["next"] == served
         assert is_whole(policy)

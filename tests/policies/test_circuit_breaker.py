@@ -258,7 +258,7 @@ class TestClosed:
     def test_calls_run_side_by_side(self):
         """No lock is held over the protected function."""
         barrier = threading.Barrier(4)
-        function: Callable[[], int] = made()(lambda: barrier.wait(10))
+        function: Callable[[], int] = made()(lambda: barrier.wait(60))
 
         with ThreadPoolExecutor(4) as pool:
             assert {0, 1, 2, 3} == {future.result() for future in [pool.submit(function) for _ in range(4)]}
@@ -464,10 +464,10 @@ class TestHalfOpen:
 
         def probe() -> None:
             inside.append(True)
-            release.wait(10)
+            release.wait(60)
 
         def call() -> None:
-            start.wait(10)
+            start.wait(60)
             try:
                 breaker.call(probe)
             except CircuitOpenError:
@@ -477,10 +477,10 @@ class TestHalfOpen:
         for thread in threads:
             thread.start()
         for _ in range(50 - permits):
-            assert refused.acquire(timeout=10)
+            assert refused.acquire(timeout=60)
         release.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
         assert permits == len(inside)
         assert HALF_OPEN is breaker.state
@@ -827,7 +827,7 @@ class TestObservations:
 
         def ask(_: object) -> None:
             with ThreadPoolExecutor(1) as pool:
-                states.append(pool.submit(lambda: breaker.state).result(10))
+                states.append(pool.submit(lambda: breaker.state).result(60))
 
         with observe(ask):
             fail(breaker, 2)

@@ -218,7 +218,7 @@ class TestSharing:
         policy, barrier = rate_limit(50, burst=37), threading.Barrier(8)
 
         def work() -> int:
-            barrier.wait(10)
+            barrier.wait(60)
             return sum(admitted(policy) for _ in range(20))
 
         with ThreadPoolExecutor(8) as pool:

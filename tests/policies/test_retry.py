@@ -1086,7 +1086,7 @@ class TestArguments:
 def test_a_barrier_of_threads_in_one_function_passes():
     """No lock is held over the protected function."""
     barrier = threading.Barrier(4)
-    function: Callable[[], int] = retry(on=OSError)(lambda: barrier.wait(10))
+    function: Callable[[], int] = retry(on=OSError)(lambda: barrier.wait(60))
 
     with ThreadPoolExecutor(4) as pool:
         assert {0, 1, 2, 3} == {future.result() for future in [pool.submit(function) for _ in range(4)]}

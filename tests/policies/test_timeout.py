@@ -63,7 +63,7 @@ class Stuck:
 def until(condition: Any) -> None:
     """Let other threads run until something has happened."""
     patience = threading.Event()
-    for _ in range(10_000):
+    for _ in range(60_000):
         if condition():
             return
         patience.wait(0.001)

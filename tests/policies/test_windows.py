@@ -229,11 +229,11 @@ class TestHalfOpen:
             try:
                 with breaker.guard() as guard:
                     probe(guard)
-                    tried.wait(30)
-                    go.wait(30)
+                    tried.wait(60)
+                    go.wait(60)
                     scripted(outcome)()
             except CircuitOpenError:
-                tried.wait(30)
+                tried.wait(60)
             except (OSError, KeyboardInterrupt, asyncio.CancelledError):
                 pass
 
@@ -247,7 +247,7 @@ class TestHalfOpen:
 
         with ThreadPoolExecutor(50) as pool:
             crowd = [pool.submit(thread) for _ in range(50)]
-            tried.wait(30)
+            tried.wait(60)
             assert 2 == len(admitted)
             clock.run(tasks())
             assert 2 == len(admitted)
@@ -256,7 +256,7 @@ class TestHalfOpen:
                 assert OPEN is breaker.state
             go.set()
             for one in crowd:
-                one.result(30)
+                one.result(60)
 
         expected = {"success": CLOSED, "failure": OPEN, "hang": OPEN}.get(ending, HALF_OPEN)
         assert expected is breaker.state
