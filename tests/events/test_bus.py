@@ -60,6 +60,11 @@ def failing(error):
     return fail
 
 
+def logged(caplog):
+    """Return the errors that buses have logged; others may log, too, such as asyncio about what is collected just now."""
+    return [record.exc_info[1] for record in caplog.records if record.name == "paintkit.events"]
+
+
 def test_a_handler_gets_the_very_object_that_was_published():
     """Data travels by reference."""
     bus, heard, data = EventBus(), [], {"id": 1}
@@ -132,7 +137,7 @@ def test_a_failing_handler_stops_neither_the_others_nor_the_publisher(caplog):
         bus.publish("paint.created", 7)
     assert [7] == heard
     assert [HandlerFailure("paint.created", 7, fail, error)] == failures
-    assert [error] == [record.exc_info[1] for record in caplog.records]
+    assert [error] == logged(caplog)
     assert [("event_bus.handler_failed", "studio")] == [(one.kind, one.source) for one in seen]
     assert "paint.created" == seen[0].details["event_type"]
     assert (1, 1) == (bus.get_stats()["delivered"], bus.get_stats()["failed"])
@@ -160,7 +165,7 @@ def test_a_failing_on_error_stops_nobody(caplog):
     with caplog.at_level(logging.ERROR, "paintkit.events"):
         bus.publish("paint.created", 1)
     assert [1] == heard
-    assert ["bad", "worse"] == [str(record.exc_info[1]) for record in caplog.records]
+    assert ["bad", "worse"] == [str(error) for error in logged(caplog)]
 
 
 def test_an_interrupt_passes_through():
@@ -374,7 +379,7 @@ def test_a_blocking_publisher_cannot_await_and_says_so(recwarn, caplog):
     assert [1] == heard
     assert ["TypeError"] * 4 == [type(failure.error).__name__ for failure in failures]
     assert "apublish" in caplog.text
-    assert [] == list(recwarn)
+    assert [] == [one for one in recwarn if "never awaited" in str(one.message)]  # others may warn, too
 
 
 def test_a_failing_async_handler_stops_nobody():
