@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -17,15 +18,25 @@ from sqlalchemy import URL, make_url
 
 from tests import services
 
-# Seconds; what a healthy server never needs.
-PATIENCE = 20.0
+# Seconds; what a healthy server never needs, however busy its machine is.
+PATIENCE = 60.0
+
+# Below those that systems lend to whoever connects: one of these could be lent before a server takes it, or while it restarts.
+_PORTS = range(15_000, 32_000)
 
 
 def spare_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as spare:
-        spare.bind(("127.0.0.1", 0))
-        return spare.getsockname()[1]
+    """Return a port on which nobody listens, and which nobody else is given here while this process lives."""
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket(type=socket.SOCK_DGRAM) as sign, socket.socket() as spare:
+            try:
+                sign.bind(("127.0.0.1", port))  # says to the other processes that the port of TCP is taken
+                spare.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            sign.detach()  # it stands until this process ends
+            return port
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> float:
@@ -36,6 +47,15 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> float:
             raise AssertionError(f"not within {seconds} s: {condition}")
         time.sleep(0.01)
     return time.monotonic() - started
+
+
+def _is_there(process: int) -> bool:
+    """Whether a process is there, or has not been missed by its parent yet."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def as_postgres(command: Sequence[str]) -> list[str]:
@@ -121,11 +141,22 @@ class Postgres:
 
     def kill_backend(self) -> None:
         """Kill a process that serves a client, one at work if there is any: the whole cluster starts anew."""
-        ((victim,),) = self.ask(
-            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            " ORDER BY state = 'active' DESC LIMIT 1"
-        )
-        os.kill(int(str(victim)), signal.SIGKILL)
+        victims: list[int] = []
+
+        def found() -> bool:
+            try:
+                rows = self.ask(
+                    "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                    " ORDER BY state = 'active' DESC LIMIT 1"
+                )
+            except psycopg.OperationalError:
+                return False  # it has not started anew yet
+            victims.extend(int(str(pid)) for (pid,) in rows)
+            return bool(victims)
+
+        until(found)
+        os.kill(victims[0], signal.SIGKILL)
+        until(lambda: not _is_there(victims[0]))  # so that the server knows, before anybody goes on
 
     def answers(self) -> bool:
         """Whether it answers now."""
@@ -146,7 +177,7 @@ class Postgres:
             user="postgres",
             dbname="postgres",
             autocommit=True,
-            connect_timeout=3,
+            connect_timeout=int(PATIENCE),
         ) as connection:
             cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
