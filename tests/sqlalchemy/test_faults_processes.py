@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ WORKERS = 2
 
 #: The application: used at import, so before gunicorn forks, then by every worker, and by the master when all is over.
 APPLICATION = """
-import json, os
+import json, os, time
 from sqlalchemy import text
 from paintkit.sqlalchemy import DatabaseConnectionManager
 from paintkit.sqlalchemy import registry
@@ -40,6 +42,10 @@ if os.environ["MUTANT"] == "1":
     registry.managers.clear()  # nobody tells the children
 
 def application(environ, start_response):
+    # Each worker keeps its first request until all have one: so none of them answers in place of another.
+    open(f"worker-{os.getpid()}", "w").close()
+    while len([one for one in os.listdir() if one.startswith("worker-")]) < int(os.environ["WORKERS"]):
+        time.sleep(0.01)
     body = json.dumps([who() for _ in range(3)]).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
@@ -60,12 +66,16 @@ def on_exit(server):
 """
 
 
+def workers_of(*, mutant: bool) -> int:
+    return 1 if mutant else WORKERS
+
+
 @contextmanager
 def gunicorn(folder: Path, url: str, *, mutant: bool) -> Iterator[tuple[int, "subprocess.Popen[str]"]]:
     """Run the application with preloading."""
-    port = servers.spare_port()
+    port, workers = servers.spare_port(), workers_of(mutant=mutant)
     (folder / "studio_fork.py").write_text(APPLICATION)
-    (folder / "settings.py").write_text(CONFIGURATION.format(workers=1 if mutant else WORKERS, port=port))
+    (folder / "settings.py").write_text(CONFIGURATION.format(workers=workers, port=port))
     process = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "-c", "settings.py", "studio_fork:application"],
         cwd=folder,
@@ -73,6 +83,7 @@ def gunicorn(folder: Path, url: str, *, mutant: bool) -> Iterator[tuple[int, "su
         | {
             "TARGET": url,
             "MUTANT": str(int(mutant)),
+            "WORKERS": str(workers),
             "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
         },
         stdout=subprocess.PIPE,
@@ -87,29 +98,27 @@ def gunicorn(folder: Path, url: str, *, mutant: bool) -> Iterator[tuple[int, "su
 
 
 def ask(port: int) -> list[list[int]]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=servers.PATIENCE) as answer:
         return json.load(answer)
 
 
-def answers(port: int) -> bool:
-    try:
-        return bool(ask(port))
-    except OSError:
-        return False
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def faults(folder: Path, url: str, *, mutant: bool) -> list[str]:
-    """Ask until every worker has answered, and then the master; return what is wrong with their connections."""
+    """Ask every worker, and then the master; return what is wrong with their connections."""
     seen: dict[int, set[int]] = {}
     with gunicorn(folder, url, mutant=mutant) as (port, process):
-        servers.until(lambda: process.poll() is not None or answers(port))
-        due = time.monotonic() + servers.PATIENCE
-        while len(seen) < (1 if mutant else WORKERS):
-            assert time.monotonic() < due, "not every worker answers"
-            for worker, backend in ask(port):
+        servers.until(lambda: process.poll() is not None or listens(port))
+        workers = workers_of(mutant=mutant)
+        with ThreadPoolExecutor(workers) as clients:
+            for worker, backend in chain.from_iterable(clients.map(ask, [port] * workers)):
                 seen.setdefault(worker, set()).add(backend)
         process.send_signal(signal.SIGTERM)
-        told, problems = process.communicate(timeout=30)
+        told, problems = process.communicate(timeout=servers.PATIENCE)
+    assert workers == len(seen)
     lines = [line for line in told.splitlines() if line.startswith("MASTER")]
     if not lines:
         return [f"the master's connection is gone: {problems[-2000:]}"]
