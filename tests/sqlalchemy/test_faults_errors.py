@@ -116,7 +116,7 @@ async def a_connection_that_an_operator_ended(stage: Stage) -> None:
     if stage.dialect == "postgresql":
         number = await stage.ask(victim, "SELECT pg_backend_pid()")
         # Waits until it is gone.
-        assert await stage.ask(operator, f"SELECT pg_terminate_backend({number}, 5000)")
+        assert await stage.ask(operator, f"SELECT pg_terminate_backend({number}, 60000)")
     else:
         number = await stage.ask(victim, "SELECT connection_id()")
         await stage.run(operator, f"KILL {number}")
@@ -189,8 +189,14 @@ async def a_write_that_is_not_allowed(stage: Stage) -> None:
             await stage.run(connection, "PRAGMA query_only = OFF")
 
 
+async def nothing() -> None:
+    """The scenario that leaves empty tables."""
+
+
 def verdict(url: str, name: str) -> bool:
     """Provoke a fault and return whether what the driver tells is transient."""
+    # Whoever held a lock on the tables before, and whose end the server has not noticed yet, is waited for with patience.
+    House(url).run(nothing)
     house = House(url, pool=PoolConfig(lock_timeout=0.05, pool_pre_ping=False))
 
     async def scenario() -> bool:
@@ -241,7 +247,7 @@ def test_a_lost_connection_is_replaced_by_the_retry(url: str) -> None:
         stage = Stage(house)
         operator = await stage.connect(isolation_level="AUTOCOMMIT")
         own = "SELECT connection_id()" if stage.dialect == "mysql" else "SELECT pg_backend_pid()"
-        end = "KILL {}" if stage.dialect == "mysql" else "SELECT pg_terminate_backend({}, 5000)"
+        end = "KILL {}" if stage.dialect == "mysql" else "SELECT pg_terminate_backend({}, 60000)"
 
         @retry(on=is_transient, attempts=3, backoff=backoff.constant(0))
         @house.db.with_database_session
@@ -270,18 +276,21 @@ def test_crossed_tasks_deadlock_and_both_are_stored(url: str) -> None:
         async with house.unit():
             await house.add("a")
             await house.add("b")
-        meeting = asyncio.Barrier(2)
+        meeting, crossed = asyncio.Barrier(2), asyncio.Event()
 
         @retry(on=is_transient, attempts=3, backoff=backoff.constant(0))
         @house.db.with_database_session
         async def move(first: str, second: str) -> None:
             attempts.append(first)
+            if attempts.count(first) > 1:
+                await crossed.wait()  # or the victim might be quick enough to cross the other once more
             await house.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
             update = text("UPDATE paint SET stock = stock + 1 WHERE name = :name")
             await house.session.execute(update, {"name": first})
             if attempts.count(first) == 1:
                 await meeting.wait()
             await house.session.execute(update, {"name": second})
+            crossed.set()
 
         await asyncio.gather(move("a", "b"), move("b", "a"))
         async with house.unit() as session:

@@ -22,7 +22,7 @@ from tests.sqlalchemy.house import House
 SERVERS = pytest.mark.parametrize("url", ["postgres", "postgres-async", "asyncpg", "mariadb"], indirect=True)
 
 #: Patient enough for a cluster that recovers from a crash.
-persistent = retry(on=is_transient, attempts=200, backoff=backoff.constant(0.05), name="persistent")
+persistent = retry(on=is_transient, attempts=1200, backoff=backoff.constant(0.05), name="persistent")
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +35,22 @@ def server() -> Iterator[servers.Postgres]:
 def errors_after_all_idle_connections_end(url: str, pool: PoolConfig) -> int:
     """Let an operator end all idle connections, then use as many; return how many of the uses fail."""
     house = House(url, pool=pool)
-    is_postgres = house.is_postgres
-    others = (
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'"
-        if is_postgres
-        else "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
+    number_of, end = (
+        ("SELECT pg_backend_pid()", "SELECT pg_terminate_backend({}, 60000)")  # returns when it is gone
+        if house.is_postgres
+        else ("SELECT connection_id()", "KILL {}")
     )
     failed: list[Exception] = []
 
     async def scenario() -> None:
         engine = house.db.async_engine if house.db.is_async else house.db.engine
         held = [await house.settle(engine.connect()) for _ in range(4)]
-        for connection in held[1:]:
+        operator, *others = held
+        numbers = [await house.settle(one.scalar(text(number_of))) for one in others]
+        for connection in others:
             await house.settle(connection.close())
-        operator = held[0]
-        ended = list((await house.settle(operator.execute(text(others)))).scalars())
-        assert 3 <= len(ended)
-        for number in [] if is_postgres else ended:
-            await house.settle(operator.execute(text(f"KILL {number}")))
+        for number in numbers:
+            await house.settle(operator.execute(text(end.format(number))))
         await house.settle(operator.close())
         for _ in range(8):
             try:
@@ -165,7 +162,8 @@ def test_a_backend_that_is_killed_under_load(server: servers.Postgres) -> None:
             stop.set()
     assert [] == history.faults(stored(server))
     assert set() == history.failed
-    assert len(history.unknown) <= 2 * 4
+    # One for each client and crash; and one more for who has come back before the server has noticed that it crashed.
+    assert len(history.unknown) <= 2 * (4 + 1)
     assert 0 == db.get_connection_stats()["checked_out"]
     db.close()
 
@@ -178,7 +176,7 @@ def test_the_test_above_notices_who_acknowledges_too_early(server: servers.Postg
     with pytest.raises(DBAPIError), db.unit_of_work() as session:
         session.execute(text("INSERT INTO note VALUES ('a')"))
         history.acked.add("a")
-        server.ask("SELECT pg_terminate_backend(%s, 5000)", session.scalar(text("SELECT pg_backend_pid()")))
+        server.ask("SELECT pg_terminate_backend(%s, 60000)", session.scalar(text("SELECT pg_backend_pid()")))
         session.execute(text("SELECT 1"))
     assert ["a was acknowledged and is lost"] == history.faults(stored(server))
     db.close()
@@ -260,7 +258,8 @@ def full_disk(server: servers.Postgres) -> Iterator[None]:
         yield
         server.ask("DROP TABLE note")
         server.ask("DROP TABLESPACE small")
-        subprocess.run(["umount", str(folder)], check=True)
+        # A process of the server that ends just now may still have a file of it open.
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.usefixtures("full_disk")
