@@ -265,9 +265,10 @@ def test_flushing_runs_what_waits_now(fake):
 
 def test_the_end_of_the_loop_hangs_nobody():
     """A batch that `asyncio.run` cancels is an interrupted one."""
-    outcomes = []
+    outcomes, begun = [], asyncio.Event()
 
     async def process(requests):
+        begun.set()
         await asyncio.sleep(3600)
 
     batcher = RequestBatcher(process, batch_size=1)
@@ -280,7 +281,7 @@ def test_the_end_of_the_loop_hangs_nobody():
 
     async def main():
         asyncio.create_task(ask())  # noqa: RUF006
-        await asyncio.sleep(0.01)
+        await begun.wait()
 
     asyncio.run(main())
     assert [asyncio.CancelledError] == outcomes

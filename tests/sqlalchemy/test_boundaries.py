@@ -424,8 +424,8 @@ def test_timeout_bounds_statements(house: House) -> None:
 
     async def scenario() -> None:
         shown = text("SHOW statement_timeout")
-        async with house.unit(timeout=1.5):
-            assert "1500ms" == (await house.execute(shown)).scalar_one()
+        async with house.unit(timeout=61.5):
+            assert "61500ms" == (await house.execute(shown)).scalar_one()
         async with house.unit():
             assert "0" == (await house.execute(shown)).scalar_one()
 

@@ -15,8 +15,8 @@ from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, Unexpe
 from paintkit.sqlalchemy import DatabaseConnectionManager, Outbox
 from paintkit.sqlalchemy.outbox_store import Store
 from paintkit.testing import FakeClock
-from tests.redis.conftest import until
 from tests.sqlalchemy.office import Office
+from tests.sqlalchemy.servers import until
 
 KINDS = ("sqlite-file", "postgres", "postgres-async")
 
