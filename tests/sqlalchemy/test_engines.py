@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from paintkit.sqlalchemy import DatabaseConnectionManager
 from tests.sqlalchemy.house import Base, Paint
+from tests.sqlalchemy.servers import PATIENCE
 
 
 def pragma(db: DatabaseConnectionManager, name: str) -> object:
@@ -59,7 +60,7 @@ def test_memory_is_one_database_for_all_threads() -> None:
             return session.query(Paint).count()
 
     def other() -> None:
-        first.wait(10)
+        first.wait(PATIENCE)
         seen.append(count())
         second.set()
 
@@ -68,7 +69,7 @@ def test_memory_is_one_database_for_all_threads() -> None:
     with db.unit_of_work() as session:
         session.add(Paint(name="a"))
     first.set()
-    assert second.wait(10)
+    assert second.wait(PATIENCE)
     thread.join()
     assert [1] == seen
     db.close()

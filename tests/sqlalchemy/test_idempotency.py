@@ -14,6 +14,7 @@ from paintkit import CommitOutcomeUnknownError, IdempotencyKeyReusedError, backo
 from paintkit.sqlalchemy import DatabaseConnectionManager, IdempotencyKeys, is_transient
 from tests.sqlalchemy.house import Base, House, Paint
 from tests.sqlalchemy.proxy import Cut, Proxy
+from tests.sqlalchemy.servers import PATIENCE, until
 
 
 class Boom(Exception):
@@ -261,7 +262,7 @@ def test_concurrent_duplicates_wait(house: House, first: str) -> None:
             house.db.session.flush()
             if number == 0:
                 started.set()
-                assert go_on.wait(10)
+                assert go_on.wait(PATIENCE)
                 if first == "fails":
                     raise Boom
             return number
@@ -274,7 +275,7 @@ def test_concurrent_duplicates_wait(house: House, first: str) -> None:
 
         threads = [threading.Thread(target=lead)]
         threads[0].start()
-        assert started.wait(10)
+        assert started.wait(PATIENCE)
         threads += [
             threading.Thread(target=lambda number=number: answers.append(pay("a", number)))
             for number in (1, 2, 3)
@@ -284,7 +285,7 @@ def test_concurrent_duplicates_wait(house: House, first: str) -> None:
         await _all_wait(house, 3)
         go_on.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
         # In any order: whoever has been waiting may have its answer before the failure is noted.
         paid = [one for one in answers if one != "boom"]
         assert (4 if first == "succeeds" else 3, 4) == (len(paid), len(answers))
@@ -302,12 +303,15 @@ async def _all_wait(house: House, waiting: int) -> None:
         "mysql": "SELECT count(*) FROM information_schema.processlist WHERE db = database() AND info LIKE 'INSERT IGN%%'",
     }.get(house.db.engine.dialect.name)
     with house.db.engine.connect() as connection:
-        for _ in range(500):
-            if question is None or connection.exec_driver_sql(question).scalar_one() >= waiting:
-                return
+
+        def wait() -> bool:
+            if question is None:
+                return True
+            number = connection.exec_driver_sql(question).scalar_one()
             connection.rollback()
-            threading.Event().wait(0.01)
-    raise AssertionError("the duplicates do not wait for the work that is under way")
+            return number >= waiting
+
+        until(wait)
 
 
 @pytest.mark.parametrize("url", ["postgres-async"], indirect=True)

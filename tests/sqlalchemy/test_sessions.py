@@ -14,6 +14,7 @@ from paintkit import CacheManager, EventBus, ambient
 from paintkit.errors import CommitOutcomeUnknownError, NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager, is_transient, on_commit
 from tests.sqlalchemy.house import House, Paint
+from tests.sqlalchemy.servers import PATIENCE
 
 postgres_only = pytest.mark.parametrize("url", ["postgres", "postgres-async"], indirect=True)
 
@@ -373,8 +374,11 @@ def test_who_outlives_a_unit_is_outside(house: House) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite-memory", "sqlite-file", "postgres"], indirect=True)
-def test_units_of_threads_are_apart(house: House) -> None:
+def test_units_of_threads_are_apart(url: str) -> None:
     """Threads that move stock at once lose no update: each has its unit, and SQLite's writers take turns."""
+    # SQLite's locks are nobody's turn: who has bad luck may wait for long on a busy machine.
+    patient = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
+    house = House(url, engine_options=patient)
     db = house.db
 
     async def scenario() -> None:
@@ -534,7 +538,7 @@ def test_a_deadlock_in_a_savepoint_dooms_everything(house: House) -> None:
             other.execute(insert(Paint), rows)
             other.execute(touch("b"))
             holds.set()
-            wants.wait(10)
+            wants.wait(PATIENCE)
             other.execute(touch("a"))
 
     async def scenario() -> None:
@@ -547,13 +551,13 @@ def test_a_deadlock_in_a_savepoint_dooms_everything(house: House) -> None:
                 session.execute(touch("a"))
                 await house.add("lost")
                 crossing.start()
-                holds.wait(10)
+                holds.wait(PATIENCE)
                 wants.set()
                 with suppress(DBAPIError):
                     async with house.unit(propagation="nested"):
                         session.execute(touch("b"))
                 await house.add("half")
-        crossing.join(10)
+        crossing.join(PATIENCE)
         assert set() == {"lost", "half"} & set(await house.stored())
 
     house.run(scenario)

@@ -23,6 +23,7 @@ from paintkit.errors import (
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, is_transient
 from paintkit.sqlalchemy.transient import outcome_is_unknown
 from tests.sqlalchemy.house import Base, House, Paint
+from tests.sqlalchemy.servers import PATIENCE
 
 no_wait = backoff.constant(0)
 
@@ -190,7 +191,7 @@ def cross(db: DatabaseConnectionManager) -> tuple[list[int], dict[str, int]]:
     Base.metadata.create_all(db.engine)
     with db.unit_of_work() as session:
         session.add_all([Paint(name="a"), Paint(name="b")])
-    meeting = threading.Barrier(2)
+    meeting, over = threading.Barrier(2), threading.Event()
     attempts: list[int] = []
     committed: list[str] = []
 
@@ -202,14 +203,17 @@ def cross(db: DatabaseConnectionManager) -> tuple[list[int], dict[str, int]]:
         def move() -> None:
             nonlocal tries
             tries += 1
+            if tries > 1:
+                over.wait(PATIENCE)  # or the victim might be quick enough to cross the other once more
             db.on_commit(lambda: committed.append(first))
             update = text("UPDATE paint SET stock = stock + 1 WHERE name = :name")
             db.session.execute(update, {"name": first})
             if tries == 1:
-                meeting.wait(10)
+                meeting.wait(PATIENCE)
             db.session.execute(update, {"name": second})
 
         move()
+        over.set()
         attempts.append(tries)
 
     threads = [threading.Thread(target=writer, args=pair) for pair in (("a", "b"), ("b", "a"))]
@@ -257,7 +261,7 @@ def test_serialization_failure(shared_postgres: str) -> None:
             paint = db.session.query(Paint).one()
             if first:
                 first = False
-                meeting.wait(10)
+                meeting.wait(PATIENCE)
             paint.stock += 1
 
         add()
