@@ -326,7 +326,7 @@ def test_an_exit_in_the_worker_leaves_it_working(caplog):
         batcher.submit("stop").result()
     assert "go" == batcher.submit("go").result()
     batcher.close()
-    assert ["paintkit.batching"] == [record.name for record in caplog.records]
+    assert 1 == [record.name for record in caplog.records].count("paintkit.batching")
 
 
 def test_submit_returns_at_once(fake):

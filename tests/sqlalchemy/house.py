@@ -2,10 +2,12 @@
 
 import asyncio
 import functools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from sqlalchemy import URL, Engine, String, create_engine, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -117,6 +119,11 @@ class House:
                 return list((await connection.execute(query)).scalars())
         with self.db.engine.connect() as connection:
             return list(connection.execute(query).scalars())
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what our part has logged: threads that other tests have left may have something to say, too."""
+    return [record for record in caplog.records if record.name == "paintkit.sqlalchemy"]
 
 
 def admin_engine(url: str | URL) -> Engine:

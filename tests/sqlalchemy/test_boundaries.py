@@ -13,7 +13,7 @@ from paintkit import ambient
 from paintkit.errors import NoUnitOfWorkError, UnexpectedRollbackError
 from paintkit.sqlalchemy import DatabaseConnectionManager, PoolConfig, is_transient, query_guard
 from paintkit.testing import FakeClock
-from tests.sqlalchemy.house import Base, House, Paint
+from tests.sqlalchemy.house import Base, House, Paint, told
 
 blocking_only = pytest.mark.parametrize("url", ["sqlite-memory", "postgres"], indirect=True)
 
@@ -413,7 +413,7 @@ def test_isolation_that_sqlite_has_not(
                 pass
         async with house.unit(isolation="SERIALIZABLE"):
             await house.add("a")
-        assert (["a"], []) == (await house.stored(), caplog.records)
+        assert (["a"], []) == (await house.stored(), told(caplog))
 
     house.run(scenario)
 

@@ -14,6 +14,7 @@ from paintkit.sqlalchemy import QueryWatch, query_guard
 from paintkit.sqlalchemy.flask import query_watch
 from paintkit.sqlalchemy.queries import _note
 from paintkit.testing import FakeClock
+from tests.sqlalchemy.house import told as logged
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_loop_is_told_with_its_line_and_its_cost(connection, told, caplog):
     assert "test_query_watch.py" in one.details["site"]
     assert "GET paints: 5 × repeated select" in caplog.text
     assert "ask once for all" in caplog.text
-    assert [logging.WARNING] == [record.levelno for record in caplog.records]
+    assert [logging.WARNING] == [record.levelno for record in logged(caplog)]
 
 
 @pytest.mark.parametrize(("times", "min_seconds"), [(4, 0.0), (5, 0.051)])

@@ -48,7 +48,7 @@ def test_exhausted_pool_waits_on_the_clock() -> None:
         assert isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, sqlalchemy.exc.TimeoutError)
         assert [("pool.exhausted", {"capacity": 1, "timeout": 7.0})] == [
-            (one.kind, one.details) for one in seen
+            (one.kind, one.details) for one in seen if one.kind.startswith("pool.")
         ]
         db.close()
 
