@@ -1,5 +1,6 @@
 """A Redis server of a test's own, which can be stopped, hung and started again."""
 
+import os
 import shutil
 import signal
 import socket
@@ -13,8 +14,8 @@ import redis
 
 from tests import services
 
-# Seconds; what a healthy server never needs.
-PATIENCE = 10.0
+# Seconds; what a healthy server never needs, however busy the machine is.
+PATIENCE = 30.0
 
 
 class Server:
@@ -23,9 +24,8 @@ class Server:
     def __init__(self, program, folder):
         self._program = program
         self._folder = folder
-        with socket.socket() as spare:
-            spare.bind(("127.0.0.1", 0))
-            self.port = spare.getsockname()[1]
+        self._hold = _hold_a_port()
+        self.port = self._hold.getsockname()[1]
         self._process = None
 
     @property
@@ -62,9 +62,14 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def close(self):
+        """End it, and let others have its port."""
+        self.kill()
+        self._hold.close()
+
     def hang(self):
-        """Let it accept and say nothing."""
-        self._process.send_signal(signal.SIGSTOP)
+        """Let it accept and say nothing, from now on: a signal takes its time."""
+        stop(self._process)
 
     def wake(self):
         """Let it go on."""
@@ -85,6 +90,23 @@ class Server:
             return False
 
 
+def _hold_a_port():
+    """Return a spare port that nobody else is given, also while its server is away.
+
+    Linux lets a server that sets SO_REUSEADDR, as Redis does, listen beside a socket that only has the port.
+    """
+    hold = socket.socket()
+    hold.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    hold.bind(("127.0.0.1", 0))
+    return hold
+
+
+def stop(process):
+    """Stop a child, and wait until it stands."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
 def until(condition, seconds=PATIENCE):
     """Wait, really, until something holds; how long it took."""
     started = time.monotonic()
@@ -103,6 +125,8 @@ def own_redis(tmp_path) -> Iterator[Server]:
         services.place("redis")  # fails where Redis is required
         pytest.skip("no program redis-server")
     server = Server(program, tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

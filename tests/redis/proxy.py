@@ -47,14 +47,21 @@ class Proxy:
             except OSError:
                 return
             with self._lock:
-                if not self._open:
+                server = self._reach() if self._open else None
+                if server is None:
                     _end(client)
                     continue
-                server = socket.create_connection(("127.0.0.1", self._target))
                 self._links += [client, server]
+                for link in (client, server):  # as long as nobody can have cut them
+                    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for source, sink in ((client, server), (server, client)):
-                source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+    def _reach(self):
+        try:
+            return socket.create_connection(("127.0.0.1", self._target))
+        except OSError:  # whoever asked sees a server that is away, and may ask again
+            return None
 
 
 def _pump(source, sink):
