@@ -9,6 +9,7 @@ error.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import redis
@@ -100,13 +101,33 @@ class RedisLimits:
         return Grant(bool(taken), float(wait), receipt.decode() if isinstance(receipt, bytes) else receipt)
 
     async def atake(self, name: str, key: str, tokens: Tokens, patience: float) -> Grant | None:
-        """Take tokens like `take`, without blocking the loop.
+        """Take tokens like `take`, without blocking the loop; whoever is cancelled meanwhile leaves none behind.
 
         In a thread: connections of asyncio belong to one loop and have to be closed in it, ours serve every loop.
         """
         import asyncio
 
-        return await asyncio.to_thread(self.take, name, key, tokens, patience)
+        left = threading.Event()
+        landed: list[Grant | None] = []
+
+        def give_back() -> None:
+            for grant in landed:
+                if grant is not None and grant.taken:
+                    self.give_back(name, key, tokens, grant.receipt)
+
+        def take() -> Grant | None:
+            landed.append(self.take(name, key, tokens, patience))
+            if left.is_set():
+                give_back()
+            return landed[0]
+
+        try:
+            return await asyncio.to_thread(take)
+        except asyncio.CancelledError:
+            # The thread goes on. Each side looks after it has spoken, so one sees the other; the same receipt is good once.
+            left.set()
+            give_back()
+            raise
 
     def give_back(self, name: str, key: str, tokens: Tokens, receipt: str) -> None:
         """Return tokens whose call was not made; lost if others queue behind them, or Redis does not answer."""
