@@ -13,7 +13,10 @@ from paintkit import clock
 from paintkit._runtime import Success, drive
 from paintkit.cache.levels import Codec, Membership, Place, Port, SharedLevel, Sight
 
-__all__ = ["NOTHING", "Contract", "Ears", "Process", "place_of"]
+__all__ = ["NOTHING", "PATIENCE", "Contract", "Ears", "Process", "place_of"]
+
+#: Real seconds that a level may take for what takes none.
+PATIENCE = 30.0
 
 
 def _counts(_paint: str) -> int | str | None:
@@ -119,7 +122,7 @@ class Contract:
 
     def eventually(self, condition: Callable[[], bool]) -> None:
         """Wait until something has come about, over whatever link."""
-        due = time.monotonic() + 5.0
+        due = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < due, "it never happened"
             time.sleep(0.002)

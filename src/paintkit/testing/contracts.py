@@ -24,7 +24,7 @@ import pytest
 from paintkit import clock
 from paintkit._runtime import Success
 from paintkit.cache.levels import SAME, Place, SharedLevel, Sight
-from paintkit.testing._processes import NOTHING, Contract, Ears, Process, place_of
+from paintkit.testing._processes import NOTHING, PATIENCE, Contract, Ears, Process, place_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -57,7 +57,9 @@ class CacheLevelContract(Contract):
         """A value comes back as it is, `None` and what is falsy included, with its version and what is left of its time."""
 
         async def scenario() -> None:
-            version = await here.fill(place_of(), await here.look(place_of()), value, fresh=30.0, left=60.0)
+            version = await here.fill(
+                place_of(), await here.look(place_of()), value, fresh=3_000.0, left=6_000.0
+            )
             assert version is not None
             for process in (here, there):
                 sight = await process.look(place_of())
@@ -65,8 +67,8 @@ class CacheLevelContract(Contract):
                 assert sight.value.value == value
                 assert type(sight.value.value) is type(value)
                 assert sight.version == version
-                assert 25.0 < sight.fresh <= 30.0
-                assert 55.0 < sight.left <= 60.0
+                assert 2_900.0 < sight.fresh <= 3_000.0
+                assert 5_900.0 < sight.left <= 6_000.0
                 assert abs(sight.seconds - 0.25) < 0.01
 
         self.run(colour, scenario())
@@ -92,7 +94,7 @@ class CacheLevelContract(Contract):
             sight = await there.look(place_of(), version)
             assert sight.value is SAME
             assert sight.version == version
-            assert sight.left > 55.0
+            assert 30.0 < sight.left <= 60.0
             assert isinstance((await there.look(place_of(), b"another")).value, Success)
 
         self.run(colour, scenario())
@@ -132,7 +134,7 @@ class CacheLevelContract(Contract):
             async def scenario() -> None:
                 versions.append(await here.fill(place_of(), sights[0], number))
 
-            barrier.wait(5.0)
+            barrier.wait(PATIENCE)
             self.run(colour, scenario())
 
         self.run(colour, look())
@@ -140,7 +142,7 @@ class CacheLevelContract(Contract):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10.0)
+            thread.join(PATIENCE)
         assert len(versions) == 8
         assert len([version for version in versions if version is not None]) == 1
 
@@ -263,8 +265,16 @@ class CacheLevelContract(Contract):
 
         async def fill() -> None:
             assert await here.fill(place_of("a"), await here.look(place_of("a")), 1, fresh=0.1, left=30.0)
-            assert await here.fill(place_of("b"), await here.look(place_of("b")), 1, fresh=0.05, left=0.05)
-            before.append(await there.look(place_of("b")))
+            for _ in range(
+                100
+            ):  # a machine may pause for longer than that; it was seen if one time it does not
+                assert await here.fill(
+                    place_of("b"), await here.look(place_of("b")), 1, fresh=0.05, left=0.05
+                )
+                before[:] = [await there.look(place_of("b"))]
+                if before[0].value is not None:
+                    break
+            assert isinstance(before[0].value, Success)
 
         async def look() -> None:
             stale = await there.look(place_of("a"))
@@ -421,6 +431,8 @@ class CacheLevelOutageContract(Contract):
     @contextlib.contextmanager
     def _away(self, process: Process, outage: Callable[[], AbstractContextManager[object]]) -> Any:
         with outage():
+            # Else the trust from before might be taken for that afterwards.
+            self.eventually(lambda: process.membership.trust.until <= clock.now())
             yield
         self.eventually(lambda: clock.now() < process.membership.trust.until)
 
@@ -436,7 +448,7 @@ class CacheLevelOutageContract(Contract):
 
         with self._away(here, outage):
             self.run(colour, scenario())
-            self.eventually(lambda: here.membership.trust.until <= clock.now())
+            assert here.membership.trust.until <= clock.now()
 
     def test_invalidations_are_repeated(
         self,
