@@ -21,6 +21,9 @@ from paintkit.redis.wire import Script
 
 ROOT = Path(__file__).parents[2]
 
+# Seconds; what a worker never needs, however busy the machine is.
+PATIENCE = 30.0
+
 
 class Worker:
     """The test's end of the pipes."""
@@ -72,25 +75,30 @@ class Worker:
 class Paints:
     """A cached function, and the truth behind it."""
 
-    def __init__(self, folder, level, *, pause=0.0):
-        self.folder, self.level, self.pause = Path(folder), level, pause
+    def __init__(self, folder, level):
+        self.folder, self.level = Path(folder), level
         self.loads = 0
         self.cache = CacheManager("faults", timeout=300.0, level2=level)
         self.paint = self.cache.cache_result(tags=lambda name: (f"paint:{name}",))(self.paint)
 
     def paint(self, name: str) -> int:
-        """Read the truth, slowly if told to."""
+        """Read the truth, and stay on the way back as long as a file asks for it."""
         self.loads += 1
         value = int((self.folder / name).read_text())
-        if self.pause:
-            time.sleep(self.pause)
+        while (self.folder / f"{name}.hold").exists():
+            (self.folder / f"{name}.read").touch()
+            time.sleep(0.001)
         return value
 
     # --- What the test asks for ---
 
     def ready(self):
         """Wait until word arrives."""
-        return {"connected": self.level.wait_until_connected(10.0)}
+        return {"connected": self.level.wait_until_connected(PATIENCE)}
+
+    def connected(self):
+        """Tell whether word arrives now."""
+        return {"connected": self.level.is_connected}
 
     def get(self, name):
         """Call the cached function; tell what it returned, from when to when, and whether it loaded."""
@@ -117,33 +125,33 @@ class Paints:
             self.cache.invalidate()
         return {"value": value, "began": began, "ended": time.monotonic()}
 
-    def watch(self, name, value, seconds=10.0):
-        """Call until a value comes; tell when."""
-        due = time.monotonic() + seconds
-        while time.monotonic() < due:
-            found = self.get(name)
-            if found["value"] >= value:
-                return found
-        return found
+    def watch(self, name, value, since=float("inf"), seconds=PATIENCE):
+        """Call until a value comes, or an older one in a call that began after some instant; tell what came, and when.
 
-    def slowly(self, pause):
-        """Let loads take so many seconds from now on."""
-        self.pause = pause
-        return {}
+        The instant at which the last call began that got an older one tells how late the value is; when it came does not, for
+        the machine may have paused.
+        """
+        late, give_up = None, time.monotonic() + seconds
+        while True:
+            found = self.get(name)
+            if found["value"] < value:
+                late = found["began"]
+            if found["value"] >= value or late > min(since, give_up):
+                return found | {"late": late}
 
     def stats(self):
         """Return the level's totals."""
         return self.level.stats()
 
-    def live(self, seconds, mine, others, seed):
-        """Read and write for a while; return all that happened, for the history.
+    def live(self, seconds, least, mine, others, seed):
+        """Read and write for a while, and so many times at least; return all that happened, for the history.
 
         Every name is written by one worker only, upwards.
         """
         dice, events = random.Random(seed), []
         numbers = {name: int((self.folder / name).read_text()) for name in mine}
         due = time.monotonic() + seconds
-        while time.monotonic() < due:
+        while time.monotonic() < due or len(events) < least:
             if mine and dice.random() < 0.1:
                 name = dice.choice(mine)
                 numbers[name] += 1
@@ -157,8 +165,9 @@ class Paints:
 
 
 def _no_gaps(monkey):
-    """A link that goes on as if it had missed nothing."""
+    """A link that goes on as if it had missed nothing, and had never been lost."""
     monkey(link.Link, "_begin", _begin_silently)
+    monkey(member.Member, "distrust", lambda self: None)
 
 
 def _begin_silently(self, feed, member):
@@ -191,9 +200,10 @@ def _unaware(monkey):
 
 
 def _trusting(monkey):
-    """A link that hears nothing, and is trusted for ever."""
+    """A link that hears nothing, and is trusted for ever, also when it is lost: a busy machine may lose it at any time."""
     _deaf(monkey)
     monkey(member.Member, "vouch", _vouch_for_ever)
+    monkey(member.Member, "distrust", lambda self: None)
 
 
 def _vouch_for_ever(self, heard, _lag):
