@@ -21,13 +21,13 @@ from paintkit import CacheManager, clock
 from paintkit._runtime import Success, drive
 from paintkit.cache.levels import Place
 from paintkit.machines.breaker import CircuitState
-from paintkit.redis import RedisLevel
+from paintkit.redis import RedisLevel, feeds
 from paintkit.redis.feeds import StreamFeed
 from paintkit.redis.kept import Change, Kept
 from paintkit.redis.member import Member
 from paintkit.redis.names import ALL, Names
 from tests import services
-from tests.redis.conftest import until
+from tests.redis.conftest import PATIENCE, until
 
 
 class Ears:
@@ -78,8 +78,9 @@ class Shop:
 
 
 @pytest.fixture
-def shops(own_redis):
-    """Make processes' levels on a server of the test's own."""
+def shops(own_redis, monkeypatch):
+    """Make processes' levels on a server of the test's own, whose links break only with their connections."""
+    monkeypatch.setattr(feeds, "_GRACE", PATIENCE)
     made = []
 
     def make(url=own_redis.url, **options):
@@ -102,8 +103,12 @@ def connections(client):
     return len(client.client_list()) - 1
 
 
+def ever_connected(client):
+    return client.info("stats")["total_connections_received"]
+
+
 def links():
-    return [thread for thread in threading.enumerate() if thread.name == "cache-link"]
+    return {thread for thread in threading.enumerate() if thread.name == "cache-link"}
 
 
 # --- Beginning and end ---
@@ -111,13 +116,13 @@ def links():
 
 def test_nothing_is_connected_before_the_first_look(shops, client):
     """Not by making a level, nor by joining."""
-    before = links()
+    before, known = links(), ever_connected(client)
     shop = shops()
     time.sleep(0.05)
-    assert connections(client) == 0
-    assert links() == before
+    assert ever_connected(client) == known
+    assert links() <= before
     shop.look()
-    assert connections(client) >= 1
+    assert ever_connected(client) > known
 
 
 def test_closing_ends_thread_and_connections(shops, client):
@@ -126,7 +131,7 @@ def test_closing_ends_thread_and_connections(shops, client):
     shop = shops().linked()
     shop.level.close()
     until(lambda: connections(client) == 0)
-    assert links() == before
+    assert links() <= before
     assert shop.look().version is None
     shop.drop(PLACE)
     assert shop.member.trust.until < clock.now()
@@ -143,14 +148,17 @@ def test_a_level_that_nobody_uses_ends(own_redis):
         return 7
 
     assert paint("red") == 7
-    assert level.wait_until_connected(5)
+    assert level.wait_until_connected(PATIENCE)
     gone = weakref.ref(level)
 
     del level, cache, paint
-    gc.collect()
 
-    assert gone() is None
-    until(lambda: links() == before)
+    def is_gone():
+        gc.collect()
+        return gone() is None
+
+    until(is_gone)  # the thread may have its hands on the cache at any one moment
+    until(lambda: links() <= before)
 
 
 def test_a_forked_child_begins_anew(shops):
@@ -160,12 +168,14 @@ def test_a_forked_child_begins_anew(shops):
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        trusted = clock.now() < shop.member.trust.until
-        found = shop.look()
-        until(lambda: clock.now() < shop.member.trust.until)
-        shop.drop(PLACE)
-        os.write(writing, repr((trusted, isinstance(found.value, Success))).encode())
-        os._exit(0)
+        try:
+            trusted = clock.now() < shop.member.trust.until
+            found = shop.look()
+            until(lambda: clock.now() < shop.member.trust.until)
+            shop.drop(PLACE)
+            os.write(writing, repr((trusted, isinstance(found.value, Success))).encode())
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     os.close(writing)
     assert os.read(reading, 100) == b"(False, True)"
@@ -279,7 +289,7 @@ def test_that_redis_is_away_is_told_once(shops, own_redis, caplog):
         shop.look()
     until(lambda: shop.level._breaker.state is CircuitState.HALF_OPEN)
     shop.look()
-    assert shop.level._breaker.state is CircuitState.OPEN
+    assert shop.level._breaker.state is not CircuitState.CLOSED
     assert [record.message for record in caplog.records if "does not answer" in record.message] == [
         "Redis does not answer: caches serve from memory, and keep what they invalidate for later"
     ]
@@ -367,24 +377,30 @@ def test_what_was_loaded_before_what_is_kept_fills_nothing(shops):
     assert shop.fill(seen, 1) is None
 
 
-def test_a_load_that_takes_too_long_fills_nothing(shops):
+def test_a_load_that_takes_too_long_fills_nothing(shops, client):
     """T24: who loads longer than allowed stores nothing, and takes nothing from those who came later."""
-    shop = shops(longest_load=0.05)
+    shop = shops(longest_load=30.0)
     late = shop.look()
-    time.sleep(0.1)
+    pass_time(client, 30.0)
     newer = shop.look()
     assert shop.fill(newer, 2) is not None
     assert shop.fill(late, 1) is None
     assert shop.look().value.value == 2
 
 
-def test_a_load_that_outlasts_the_old_value_still_fills(shops):
+def pass_time(client, seconds):
+    """Let the place grow older, as it does in that time."""
+    address = Names("paintkit", "shop").place(PLACE.key)
+    client.pexpire(address, client.pttl(address) - round(seconds * 1000))
+
+
+def test_a_load_that_outlasts_the_old_value_still_fills(shops, client):
     """The place stands longer than its value is of use, for just that."""
-    shop = shops()
-    shop.fill(shop.look(), 1, left=0.2)
+    shop = shops(longest_load=500.0)
+    shop.fill(shop.look(), 1, left=600.0)
     seen = shop.look()
     assert isinstance(seen.value, Success)
-    time.sleep(0.25)
+    pass_time(client, 610.0)
     assert shop.look().value is None
     assert shop.fill(seen, 2) is not None
 
@@ -420,6 +436,26 @@ def test_everything_flushed_by_an_operator_is_noticed(shops, client):
     client.flushall()
     until(lambda: shop.ears.gaps > gaps)
     until(lambda: clock.now() < shop.member.trust.until)
+
+
+def test_word_that_is_flushed_before_it_is_heard_is_missed(shops, client, monkeypatch):
+    """P2: the count is what it was for who has heard nothing, but the server is another one that forgot."""
+    shop, other = shops().linked(), shops().linked()
+    waiting, go_on, hear = set(), threading.Event(), StreamFeed.hear
+
+    def late_hear(self, *what):
+        waiting.add(self)
+        go_on.wait(PATIENCE)
+        return hear(self, *what)
+
+    monkeypatch.setattr(StreamFeed, "hear", late_hear)
+    until(lambda: len(waiting) == 2)
+    gaps = shop.ears.gaps
+    other.drop(PLACE)
+    client.flushall()
+    shops().look()  # who comes now greets the server before anybody else knows
+    go_on.set()
+    until(lambda: shop.ears.gaps > gaps)
 
 
 def test_a_listener_that_fails_silences_nobody(shops):
@@ -472,7 +508,9 @@ def test_what_is_kept_is_told_at_the_end(shops):
     shop.member.kept.keep([Change("p", PLACE.key)])
     shop.level.close()
     assert other.look().value is None
-    until(lambda: other.ears.heard == [PLACE.key])
+    until(lambda: other.ears.heard)
+    # Twice, if the thread was about to say it: who closes cannot know whether that was heard.
+    assert set(other.ears.heard) == {PLACE.key}
 
 
 def test_what_is_kept_is_kept_once():

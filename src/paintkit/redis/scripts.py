@@ -115,14 +115,17 @@ return 1
 # KEYS: the server's identity as noted, the token of everything, the number, the stream. ARGV: a new token, for how long it
 # stands (ms).
 # A server with another identity than the one noted has been restarted, or was a replica: invalidations may be missing from
-# its data, so all values in it become invalid, before anybody has read one.
+# its data, so all values in it become invalid, before anybody has read one. A server that was emptied has another identity,
+# too: what was said just before nobody can hear, and its number is counted anew.
 # Returns {identity, number of the last message, its id}.
 GREET = Script("""
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-if redis.call('GET', KEYS[1]) ~= run then
-    redis.call('SET', KEYS[1], run)
+local noted = redis.call('GET', KEYS[1])
+if not noted or string.sub(noted, 1, #run) ~= run then
+    noted = run .. ARGV[1]
+    redis.call('SET', KEYS[1], noted)
     redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 end
 local last = redis.pcall('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)
-return {run, redis.call('GET', KEYS[3]) or '0', last[1] and last[1][1] or '0-0'}
+return {noted, redis.call('GET', KEYS[3]) or '0', last[1] and last[1][1] or '0-0'}
 """)
