@@ -11,23 +11,24 @@ import redis
 from paintkit import CircuitOpenError, circuit_breaker
 from paintkit.machines.breaker import CircuitState
 from paintkit.redis import RedisBreakerState
-from tests.redis.conftest import until
+from tests.redis.conftest import PATIENCE, until
 
 TOGETHER = 1.0  # seconds, as promised
+ROUNDS = range(3)  # a pause of the machine is in one of them, a wait would be in all
 UNNOTICED = 0.05  # seconds that Redis may cost a caller
 
 
 @pytest.fixture
 def replicas(own_redis):
-    """Make what stands for one process each: a breaker `supplier` with its own link."""
+    """Make what stands for one process each: a breaker with its own link."""
     links = []
 
-    def replica(**options):
+    def replica(name="supplier", **options):
         link = RedisBreakerState(own_redis.url)
         links.append(link)
-        options = {"failure_threshold": 2, "recovery_timeout": 30.0} | options
-        breaker = circuit_breaker("supplier", shared=link, **options)
-        assert link.wait_until_connected(10)
+        options = {"failure_threshold": 2, "recovery_timeout": 3_600.0} | options
+        breaker = circuit_breaker(name, shared=link, **options)
+        assert link.wait_until_connected(PATIENCE)
         return breaker
 
     yield replica
@@ -49,38 +50,46 @@ def refuse():
 
 def test_they_open_together(replicas):
     """One learns that the dependency is down, and all know within a second, for as long."""
-    first, second = replicas(), replicas()
+    delays = []
+    for number in ROUNDS:
+        first, second = replicas(f"supplier {number}"), replicas(f"supplier {number}")
 
-    fail(first)
+        fail(first)
 
-    assert until(lambda: second.state is CircuitState.OPEN) < TOGETHER
-    with pytest.raises(CircuitOpenError) as caught:
-        second.call(refuse)
-    assert 28.0 < caught.value.retry_after <= 30.0
+        delays.append(until(lambda second=second: second.state is CircuitState.OPEN))
+        with pytest.raises(CircuitOpenError) as caught:
+            second.call(refuse)
+        assert 3_500.0 < caught.value.retry_after <= 3_600.0
+    assert min(delays) < TOGETHER
 
 
 def test_they_close_together(replicas):
     """The probes of one tell the others, too."""
-    first, second = replicas(recovery_timeout=0.3, probes=1), replicas(recovery_timeout=60.0)
-    fail(second)
-    until(lambda: first.state is CircuitState.OPEN)
-    first.reset()
-    fail(first)
-    until(lambda: first.state is CircuitState.HALF_OPEN)
+    delays = []
+    for number in ROUNDS:
+        first = replicas(f"supplier {number}", recovery_timeout=0.3, probes=1)
+        second = replicas(f"supplier {number}")
+        fail(first)
+        until(lambda second=second: second.state is not CircuitState.CLOSED)
+        until(lambda first=first: first.state is CircuitState.HALF_OPEN)
 
-    assert "up" == first.call(lambda: "up")
+        assert "up" == first.call(lambda: "up")
 
-    assert until(lambda: second.state is CircuitState.CLOSED) < TOGETHER
+        delays.append(until(lambda second=second: second.state is CircuitState.CLOSED))
+    assert min(delays) < TOGETHER
 
 
 def test_a_late_comer_finds_it_open(replicas):
     """The open time is kept where it can be found, with what is left of it."""
-    fail(replicas())
+    delays = []
+    for number in ROUNDS:
+        fail(replicas(f"supplier {number}"))
 
-    late = replicas()
+        late = replicas(f"supplier {number}")
 
-    assert until(lambda: late.state is CircuitState.OPEN) < TOGETHER
-    assert 0 < late.metrics().retry_after <= 30.0
+        delays.append(until(lambda late=late: late.state is CircuitState.OPEN))
+        assert 0 < late.metrics().retry_after <= 3_600.0
+    assert min(delays) < TOGETHER
 
 
 def test_another_process_opens_too(own_redis):
@@ -89,37 +98,44 @@ def test_another_process_opens_too(own_redis):
 from paintkit import circuit_breaker
 from paintkit.redis import RedisBreakerState
 link = RedisBreakerState({own_redis.url!r})
-breaker = circuit_breaker("supplier", failure_threshold=5, shared=link)
-assert link.wait_until_connected(10)
+breakers = [circuit_breaker(f"supplier {{number}}", failure_threshold=5, shared=link) for number in {ROUNDS!r}]
+assert link.wait_until_connected({PATIENCE})
 print("ready", flush=True)
 import time
-until = time.monotonic() + 10
-while breaker.state.value != "open" and time.monotonic() < until:
-    time.sleep(0.005)
-print(breaker.state.value, flush=True)
+until = time.monotonic() + {PATIENCE}
+for breaker in breakers:
+    while breaker.state.value != "open" and time.monotonic() < until:
+        time.sleep(0.005)
+    print(breaker.state.value, flush=True)
 """
     link = RedisBreakerState(own_redis.url)
-    breaker = circuit_breaker("supplier", failure_threshold=1, shared=link)
+    breakers = [circuit_breaker(f"supplier {number}", failure_threshold=1, shared=link) for number in ROUNDS]
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
         assert "ready\n" == other.stdout.readline()
-        assert link.wait_until_connected(10)
+        assert link.wait_until_connected(PATIENCE)
+        delays = []
+        for breaker in breakers:
+            started = time.monotonic()
+            fail(breaker, 1)
 
-        started = time.monotonic()
-        fail(breaker, 1)
-
-        assert "open\n" == other.stdout.readline()
-        assert time.monotonic() - started < TOGETHER
+            assert "open\n" == other.stdout.readline()
+            delays.append(time.monotonic() - started)
+    assert min(delays) < TOGETHER
     link.close()
 
 
-def test_what_an_operator_forced_stays(replicas):
+def test_what_an_operator_forced_stays(own_redis, replicas):
     """Word from others does not undo a decision of ours."""
-    first, second = replicas(), replicas()
+    first, second, heard = replicas(), replicas(), []
+    second._shared.join("witness", lambda *word: heard.append(word))
     second.disable()
 
     fail(first)
     third = replicas()
     until(lambda: third.state is CircuitState.OPEN)
+    with redis.Redis(port=own_redis.port) as client:
+        client.publish("paintkit:circuits", b'["x","witness","open",5]')
+    until(lambda: heard)  # and all that was said before
 
     assert CircuitState.DISABLED is second.state
 
@@ -134,7 +150,7 @@ def test_without_redis_nobody_waits_and_nothing_changes(own_redis, replicas, fau
 
     assert CircuitState.OPEN is breaker.state
     # A hiccup of the machine passes, a wait for Redis would not.
-    assert min(slowest_refusal(breaker) for _ in range(3)) < UNNOTICED
+    assert any(slowest_refusal(breaker) < UNNOTICED for _ in range(20))
 
 
 def slowest_refusal(breaker):
@@ -181,10 +197,10 @@ def test_nonsense_on_the_channel_is_ignored(own_redis, replicas):
         ):
             client.publish("paintkit:circuits", data)
         client.publish("paintkit:circuits", b'["x","another","open",5]')
-        client.publish("paintkit:circuits", b'["x","supplier","open",5]')
+        client.publish("paintkit:circuits", b'["x","supplier","open",60]')
 
     until(lambda: breaker.state is CircuitState.OPEN)
-    assert breaker.metrics().retry_after <= 5.0
+    assert breaker.metrics().retry_after <= 60.0
 
 
 def test_a_breaker_that_fails_to_follow_does_not_silence_the_link(own_redis, caplog):
@@ -199,7 +215,7 @@ def test_a_breaker_that_fails_to_follow_does_not_silence_the_link(own_redis, cap
     link = RedisBreakerState(own_redis.url)
     try:
         link.join("supplier", adopt)
-        assert link.wait_until_connected(10)
+        assert link.wait_until_connected(PATIENCE)
         with redis.Redis(port=own_redis.port) as client:
 
             def heard_again():
