@@ -138,8 +138,9 @@ def test_a_failing_handler_stops_neither_the_others_nor_the_publisher(caplog):
     assert [7] == heard
     assert [HandlerFailure("paint.created", 7, fail, error)] == failures
     assert [error] == logged(caplog)
-    assert [("event_bus.handler_failed", "studio")] == [(one.kind, one.source) for one in seen]
-    assert "paint.created" == seen[0].details["event_type"]
+    [failed] = [one for one in seen if one.source == "studio"]
+    assert "event_bus.handler_failed" == failed.kind
+    assert "paint.created" == failed.details["event_type"]
     assert (1, 1) == (bus.get_stats()["delivered"], bus.get_stats()["failed"])
 
 
@@ -379,7 +380,9 @@ def test_a_blocking_publisher_cannot_await_and_says_so(recwarn, caplog):
     assert [1] == heard
     assert ["TypeError"] * 4 == [type(failure.error).__name__ for failure in failures]
     assert "apublish" in caplog.text
-    assert [] == [one for one in recwarn if "never awaited" in str(one.message)]  # others may warn, too
+    # What an earlier test has left may be collected, and warned of, just now.
+    ours = ("async_handlers", "_AsyncCallable")
+    assert [] == [one for one in recwarn if any(name in str(one.message) for name in ours)]
 
 
 def test_a_failing_async_handler_stops_nobody():
