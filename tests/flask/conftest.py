@@ -8,7 +8,9 @@ from paintkit.sqlalchemy import DatabaseConnectionManager
 
 @pytest.fixture
 def app():
-    return Flask("studio")
+    app = Flask("studio")
+    app.config["PAINTKIT_READY_TIMEOUT"] = 60.0  # what answers is well, however long the machine takes
+    return app
 
 
 @pytest.fixture

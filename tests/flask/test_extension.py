@@ -88,7 +88,7 @@ def test_the_database_becomes_the_apps_own(app, db):
 def test_a_manager_made_from_the_app_is_welcome():
     """The guide's way: the manager takes its settings from the app."""
     app = Flask("studio")
-    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", PAINTKIT_READY_TIMEOUT=60.0)
     db = DatabaseConnectionManager(app)
     PaintKit(app, db=db)
     assert {"db": "ok"} == app.test_client().get("/health/ready").json["databases"]
