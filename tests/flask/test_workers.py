@@ -15,8 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from paintkit import PerformanceMonitor
 from paintkit.flask import PaintKit
+from paintkit.monitor.gathering import gather
+from paintkit.monitor.workers import Workers
 
 ROOT = Path(__file__).parents[2]
+
+# Seconds; what a healthy server never needs. A request that was given up may still be served, and then counts.
+PATIENCE = 60.0
 
 APP = """
 import os
@@ -43,20 +48,29 @@ class Server:
     """gunicorn with two workers, each of which serves one connection at a time."""
 
     def __init__(self, folder, *options):
+        self.folder = folder / "numbers"
         (folder / "served.py").write_text(APP)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        command = ["-m", "gunicorn", "--workers=2", f"--bind=127.0.0.1:{self.port}", "--log-level=warning"]
         path = os.pathsep.join([str(folder), str(ROOT / "src")])
-        self.process = subprocess.Popen(
-            [sys.executable, *command, *options, "served:app"],
-            cwd=folder,
-            env=os.environ | {"NUMBERS": str(folder / "numbers"), "PYTHONPATH": path},
-        )
+        with socket.create_server(
+            ("127.0.0.1", 0)
+        ) as listener:  # handed over, so that nobody takes the port meanwhile
+            self.port = listener.getsockname()[1]
+            command = [
+                "-m",
+                "gunicorn",
+                "--workers=2",
+                f"--bind=fd://{listener.fileno()}",
+                "--log-level=warning",
+            ]
+            self.process = subprocess.Popen(
+                [sys.executable, *command, *options, "served:app"],
+                cwd=folder,
+                env=os.environ | {"NUMBERS": str(self.folder), "PYTHONPATH": path},
+                pass_fds=[listener.fileno()],
+            )
 
     def get(self, path):
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -65,7 +79,7 @@ class Server:
 
     def wait(self, condition):
         """Wait until a question is answered with yes."""
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + PATIENCE
         while time.monotonic() < give_up:
             try:
                 if condition():
@@ -84,9 +98,14 @@ class Server:
         }
         return found["paintkit_workers"], found.get("paintkit_duration_seconds_count", 0)
 
+    def written(self):
+        """Return how many mixed paints stand in the folder: those that nobody loses any more."""
+        found = {metric.name: metric.samples for metric in gather([Workers(self.folder)])}
+        return sum(sample.value["count"] for sample in found.get("paintkit.duration", ()))
+
     def stop(self):
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
 
 
 @pytest.fixture(params=[(), ("--preload",)], ids=["plain", "preload"])
@@ -105,7 +124,8 @@ def test_metrics_are_the_sum_over_the_workers(server):
         mixed += 1
     server.wait(lambda: server.numbers() == (2, mixed))
     for end in (signal.SIGTERM, signal.SIGKILL):
-        time.sleep(0.2)  # who is killed loses what it has not written, at most an interval
+        # Who is killed loses what it has not written.
+        server.wait(lambda mixed=mixed: server.written() == mixed)
         os.kill(workers.pop(), end)
         server.wait(lambda: server.get("/mix"))
         mixed += 1
