@@ -191,11 +191,13 @@ def test_import_counts_no_rows_where_there_are_none(monkeypatch, capsys, tmp_pat
     assert "studio: the file cannot be read: nothing was imported" == verdict
 
 
+#: Seconds; a first start takes two or three of them where nothing else runs.
+PATIENCE = 90.0
+
+
 @contextlib.contextmanager
 def served(tmp_path, **environment):
-    """A studio in a process of its own; yields it and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    """A studio in a process of its own, on a port that it chooses; yields it and its address."""
     settings = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": f"{ROOT / 'examples'}:{ROOT / 'src'}",
@@ -203,42 +205,53 @@ def served(tmp_path, **environment):
     }
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "studio", "serve", "--port", str(port)],
+            [sys.executable, "-m", "studio", "serve", "--port", "0"],
             env=settings | {"STUDIO_ENV": "development"} | environment,
             stdout=out,
             stderr=out,
         )
     try:
-        yield process, f"http://127.0.0.1:{port}"
+        yield process, address(process, tmp_path / "out")
     finally:
         process.kill()
-        process.wait(10)
+        process.wait()
 
 
-def fetched(url: str, patience: float = 30.0) -> tuple[int, str]:
+def address(process: subprocess.Popen[bytes], out: Path) -> str:
+    """Wait until a studio has said where it is: from then on its port is taken."""
+    due = time.monotonic() + PATIENCE
+    while not (said := re.search(r"^studio: (http://\S+)\n", out.read_text(), re.MULTILINE)):
+        assert process.poll() is None, out.read_text()
+        assert time.monotonic() < due, "the studio does not start"
+        time.sleep(0.05)
+    return said[1]
+
+
+def fetched(url: str) -> tuple[int, str]:
     """Open a page of a process that may still be starting."""
-    due = time.monotonic() + patience
+    due = time.monotonic() + PATIENCE
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=patience) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.URLError:
             assert time.monotonic() < due, "the studio does not serve"
             time.sleep(0.05)
 
 
+@pytest.mark.timeout(300)
 def test_a_first_start_serves_a_catalogue(tmp_path):
     """A studio of 3,000 paints serves without any setting, prints its password once, and ends quietly when told to."""
     with served(tmp_path) as (process, url):
         status, html = fetched(f"{url}/paints")
         assert (200, True) == (status, "3\u202f000 paints" in html)
         assert 200 == fetched(f"{url}/health/ready")[0]
-        with urllib.request.urlopen(f"{url}/swatches/1.webp", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url}/swatches/1.webp", timeout=PATIENCE) as answer:
             assert 200 == answer.status
         left_over = tmp_path / "swatches" / ".interrupted.part"
         left_over.touch()
         process.send_signal(signal.SIGTERM)
-        assert 0 == process.wait(20)
+        assert 0 == process.wait(PATIENCE)
     assert not left_over.exists(), "the image store was not closed at exit"
     first = (tmp_path / "out").read_text()
     assert re.fullmatch(
@@ -248,5 +261,5 @@ def test_a_first_start_serves_a_catalogue(tmp_path):
     with served(tmp_path) as (process, url):
         fetched(f"{url}/health/live")
         process.send_signal(signal.SIGINT)
-        assert 0 == process.wait(20)
+        assert 0 == process.wait(PATIENCE)
     assert re.fullmatch(r"studio: http://\S+\n", (tmp_path / "out").read_text())
