@@ -176,7 +176,11 @@ PAINTS = st.builds(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(PAINTS, min_size=1, max_size=5, unique_by=lambda fields: fields.identity))
 def test_an_export_imports_exactly(house, paints):
     """What was exported, formulas made harmless, comes back as it was, to the letter; and imports as unchanged."""
