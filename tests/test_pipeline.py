@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 
 from paintkit import (
     BulkheadFullError,
@@ -156,23 +155,18 @@ class TestOrder:
 
         assert expected == history(pipeline, drawn, colour, script, pauses)
 
-    def test_the_law_catches_another_order(self):
-        """A pipeline turned inside out shows somewhere."""
-        examples = st.tuples(kinds(), scripts, naps)
+    @pytest.mark.parametrize("drawn", [("retry", "streak"), ("retry", "rate"), ("deadline", "retry")])
+    def test_the_law_catches_another_order(self, drawn):
+        """A pipeline turned inside out shows."""
 
-        def differs(example: Any) -> bool:
-            drawn, script, pauses = example
-            if "fallback" in drawn:
-                return False
-            turned = history(
-                lambda *policies: pipeline(*reversed(policies)), drawn, Colour.BLOCKING, script, pauses
-            )
-            return turned != history(stacked, drawn, Colour.BLOCKING, script, pauses)
+        def turned(*policies: Any) -> Pipeline:
+            return pipeline(*reversed(policies))
 
-        try:
-            assert find(examples, differs, settings=settings(phases=[Phase.generate], max_examples=300))
-        except NoSuchExample:
-            pytest.fail("no example showed the difference")
+        script, pauses = [(1.25, OSError)], [0.0, 0.5, 2.0]
+        expected = history(stacked, drawn, Colour.BLOCKING, script, pauses)
+
+        assert expected == history(pipeline, drawn, Colour.BLOCKING, script, pauses)
+        assert expected != history(turned, drawn, Colour.BLOCKING, script, pauses)
 
     def test_the_order_of_the_documentation(self, colour):
         """Each attempt is paid for, refusals do not trip the breaker, and no permit is held while retry sleeps."""
