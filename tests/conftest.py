@@ -80,6 +80,6 @@ def browser(chromium: str) -> Iterator["Browser"]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=chromium, args=list(QUIET))
+        running = driver.chromium.launch(executable_path=chromium, args=list(QUIET), timeout=90_000)
         yield running
         running.close()

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from werkzeug.serving import make_server
 
 from studio.catalogue.generator import generate
 from tests.studio.house import NAME, PASSWORD, House
+
+# Milliseconds; the browser draws, loads and focuses when it gets to it, which may be after the page's load.
+PATIENCE = 30_000
 
 
 @pytest.fixture
@@ -104,7 +107,7 @@ def test_pictures_do_not_move_the_page(browser, url):
         page.evaluate("i => getComputedStyle(i).backgroundColor", card.element_handle())
         != "rgb(136, 136, 136)"
     )
-    assert 640 == page.evaluate("i => i.naturalWidth", card.element_handle())
+    expect(card).to_have_js_property("naturalWidth", 640, timeout=PATIENCE)
 
 
 def test_everything_works_without_javascript(browser, url):
@@ -168,9 +171,9 @@ def test_the_login_waits_for_what_is_missing(browser, url):
     """First for the name; after a wrong password, for the password."""
     page, _ = opened(browser, url)
     page.goto("/login")
-    assert "name" == page.evaluate("document.activeElement.name")
+    expect(page.locator("#name")).to_be_focused(timeout=PATIENCE)
     page.fill("#name", NAME)
     page.fill("#password", "wrong")
     with page.expect_navigation():
         page.click("main >> text=Log in >> nth=-1")
-    assert "password" == page.evaluate("document.activeElement.name")
+    expect(page.locator("#password")).to_be_focused(timeout=PATIENCE)
