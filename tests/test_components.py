@@ -465,7 +465,8 @@ def test_a_factory_that_returns_a_coroutine_fails(recwarn):
     components.register("x", disguised)
     with pytest.raises(TypeError, match="'x'"):
         components.get("x")
-    assert [] == list(recwarn)
+    # What others have left behind may be warned of meanwhile.
+    assert [] == [str(one.message) for one in recwarn if "never awaited" in str(one.message)]
 
 
 def test_builds_are_observed():

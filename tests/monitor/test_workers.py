@@ -44,19 +44,19 @@ class Process:
         """In order."""
         self.process.stdin.write("exit\n")
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def kill(self):
         """Without a word."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
     def close(self):
         for pipe in (self.process.stdin, self.process.stdout):
             pipe.close()
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -239,12 +239,13 @@ def test_half_a_file_is_never_seen_and_taken_away_later(folder):
 
 def test_it_writes_by_itself(folder):
     """At its interval, from a thread that ends with it."""
-    monitor = metrics(0)
+    monitor, before = metrics(0), set(threading.enumerate())
     with Workers(folder, monitor, interval=0.01):
         monitor.record("mix", 0.25)
         while '"mix"' not in "".join((folder / name).read_text() for name in files(folder)):
             time.sleep(0.001)
-    assert "paintkit writes its numbers" not in [thread.name for thread in threading.enumerate()]
+    left = set(threading.enumerate()) - before
+    assert "paintkit writes its numbers" not in [thread.name for thread in left]
 
 
 def test_a_full_disk_is_logged_and_tried_again(folder, monkeypatch, caplog):
