@@ -13,6 +13,9 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
+# Seconds; a server that is there may be busy, and a place where none is says so at once.
+PATIENCE = 30
+
 
 class Service(NamedTuple):
     """Where a service is expected, and how to find out whether it answers."""
@@ -63,7 +66,7 @@ def _connect(address: str) -> None:
     import sqlalchemy
 
     engine = sqlalchemy.create_engine(
-        address, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": 3}
+        address, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": PATIENCE}
     )
     engine.connect().close()
 
@@ -71,7 +74,7 @@ def _connect(address: str) -> None:
 def _ping(address: str) -> None:
     import redis
 
-    with redis.Redis.from_url(address, socket_connect_timeout=3, socket_timeout=3) as client:
+    with redis.Redis.from_url(address, socket_connect_timeout=PATIENCE, socket_timeout=PATIENCE) as client:
         client.ping()
 
 

@@ -151,9 +151,9 @@ def test_a_relay_runs_until_it_is_told_to_stop(tmp_path):
             stderr=subprocess.STDOUT,
         )
     try:
-        until(lambda: "heard red" in log.read_text(), 30.0)
+        until(lambda: "heard red" in log.read_text(), 60.0)
         relay.send_signal(signal.SIGTERM)
-        assert 0 == relay.wait(20), log.read_text()
+        assert 0 == relay.wait(60), log.read_text()
     finally:
         relay.kill()
         relay.wait()

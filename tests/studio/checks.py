@@ -80,7 +80,7 @@ def batcher(house: House, monkeypatch) -> None:
     )
 
     def look(visitor: Visitor, number: int) -> None:
-        start.wait(10)
+        start.wait(60)
         visitor.get(f"/swatches/{number}.webp")
 
     threads = [threading.Thread(target=look, args=(house.visitor(), number)) for number in range(1, 9)]

@@ -206,7 +206,7 @@ def test_the_shelf_cannot_be_overdrawn(house):
     tokens = [person.token() for person in people]
 
     def take(person, token):
-        start.wait(10)
+        start.wait(60)
         codes.append(
             person.client.post("/paints/1/stock", data={"csrf_token": token, "delta": "-1"}).status_code
         )
