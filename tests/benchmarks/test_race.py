@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,13 @@ class Work:
 
     def __init__(self) -> None:
         self.clock = 0.0
+        self._ticking = (
+            threading.Lock()
+        )  # guards the clock: a tick that is lost among threads changes a ratio
 
     def __call__(self, number: int) -> int:
-        self.clock += CALL_SECONDS
+        with self._ticking:
+            self.clock += CALL_SECONDS
         return number
 
     async def coroutine(self, number: int) -> int:
