@@ -277,7 +277,7 @@ def timeout(
         ValueError: An argument is out of range, or both modes are asked for.
 
     Example:
-        >>> @timeout(2.0, thread=True)
+        >>> @timeout(10.0, thread=True)
         ... def resolve(host: str) -> str:
         ...     return f"address of {host}"
         >>> resolve("example.org")
