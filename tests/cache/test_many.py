@@ -1,6 +1,7 @@
 """The laws of many keys at once: each key is cached as a call of its own, and what is missing comes in one load."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -112,6 +113,50 @@ def test_an_error_is_everybodys_and_kept_for_nobody(shop, colour):
     assert ["cache.load_failed"] == [one.kind for one in seen]
     shop.error = None
     assert {1: 10} == colour.call(shop.get, [1])
+
+
+@pytest.mark.parametrize("how", ["call", "refresh", "memo", "unit"])
+def test_stop_iteration_passes(cache, how):
+    """It means nothing to us, though we run on generators ourselves."""
+
+    @cache.cache_many()
+    def first(keys):
+        return {key: next(iter(key)) for key in keys}
+
+    around = {"memo": cache.memo, "unit": unit_of_work}.get(how, contextlib.nullcontext)
+    with around(), pytest.raises(StopIteration):
+        first.refresh("") if how == "refresh" else first(["red", ""])
+    assert {"red": "r"} == first(["red"])
+    assert {"entries": 1, "load_errors": 1}.items() <= cache.get_stats().items()
+
+
+@pytest.mark.parametrize("option", ["tags", "timeout"])
+def test_stop_iteration_of_an_option_passes(cache, option):
+    """Also where a function of the user's own raises it."""
+    load = cache.cache_many(**{option: lambda _: next(iter(()))})(dict.fromkeys)
+    with pytest.raises(StopIteration):
+        load(["red"])
+
+
+class AwayError(Exception):
+    """One that can be watched leaving."""
+
+
+@pytest.mark.parametrize("around", ["nothing", "unit"])
+def test_a_failed_load_leaves_no_circle_of_references(cache, around):
+    """Its error goes with the caller who drops it, and does not wait for the collector (as it does under `asyncio.run`)."""
+    shop = Shop(cache)
+    shop.error = AwayError("away")
+    gone = weakref.ref(shop.error)
+    gc.collect()
+    gc.disable()
+    try:
+        with unit_of_work() if around == "unit" else contextlib.nullcontext(), contextlib.suppress(AwayError):
+            shop.get([1, 2])
+        shop.error = None
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_no_mapping_is_refused(cache, colour):

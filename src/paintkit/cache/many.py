@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from paintkit import ambient, clock
-from paintkit._runtime import Outcome, Success, drive
+from paintkit._runtime import Failure, Outcome, Success, drive
 from paintkit._wrap import Colour, Parameters, Templates, colour_of, name_of, wrap
 from paintkit.cache.entries import Entry, Section
 from paintkit.cache.extras import AsyncExtras, Calls, Extras, attach
@@ -36,6 +36,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _ByKey = dict[Any, Entry]
+_Loaded = Outcome[dict[Any, Any]]
 
 
 def cached_many(fn: AnyCallable, store: Store, options: Options) -> AnyCallable:
@@ -94,27 +95,29 @@ class _Many:
 
     def get(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """Return the values of those keys that have one, in blocking code."""
-        return drive(self._get(keys, BLOCKING))
+        wanted, found, missing = self._find(keys)
+        if missing:
+            found |= drive(self._load_missing(missing, BLOCKING)).unwrap()
+        return self._handed_out(wanted, found)
 
     async def aget(self, keys: Iterable[Any]) -> dict[Any, Any]:
         """Return the values of those keys that have one, in asyncio."""
-        return await self._get(keys, ASYNCIO)
+        wanted, found, missing = self._find(keys)
+        if missing:
+            found |= (await self._load_missing(missing, ASYNCIO)).unwrap()
+        return self._handed_out(wanted, found)
 
-    async def _get(self, keys: Iterable[Any], runtime: Runtime) -> dict[Any, Any]:
+    def _find(self, keys: Iterable[Any]) -> tuple[list[Any], dict[Any, Any], _ByKey]:
+        """Return the keys, each once, the values that are there, and the calls of those that have to be loaded."""
         if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
             raise TypeError(f"pass a collection of keys, such as [{keys!r}], not {keys!r}")
         wanted = list(dict.fromkeys(keys))
         found: dict[Any, Any] = {}
         memo = memo_of(self._store) if ambient.process.detours else None
         missing = {key: call for key in wanted if (call := self._look(key, found, memo)) is not None}
-        if missing:
-            changes = 0 if memo is None else memo.changes
-            with unremembered():
-                loaded = await self._load_missing(missing, runtime)
-            found |= loaded
-            if memo is not None:
-                for key, value in loaded.items():
-                    self.loader.remember(memo, missing[key], value, changes, everybodys=False)
+        return wanted, found, missing
+
+    def _handed_out(self, wanted: list[Any], found: dict[Any, Any]) -> dict[Any, Any]:
         out = self.loader.handed_out
         return {key: out(found[key]) for key in wanted if found[key] is not ABSENT}
 
@@ -140,7 +143,18 @@ class _Many:
         found[key] = served.unwrap()
         return None
 
-    async def _load_missing(self, calls: _ByKey, runtime: Runtime) -> dict[Any, Any]:
+    async def _load_missing(self, calls: _ByKey, runtime: Runtime) -> _Loaded:
+        """Load, and remember it for this request. An error is a value here, as in `Loader`."""
+        memo = memo_of(self._store) if ambient.process.detours else None
+        changes = 0 if memo is None else memo.changes
+        with unremembered():
+            loaded = await self._load_all(calls, runtime)
+        if memo is not None and isinstance(loaded, Success):
+            for key, value in loaded.value.items():
+                self.loader.remember(memo, calls[key], value, changes, everybodys=False)
+        return loaded
+
+    async def _load_all(self, calls: _ByKey, runtime: Runtime) -> _Loaded:
         unit = ambient.unit_of_work.get()
         if unit is not None:
             for call in calls.values():
@@ -149,29 +163,43 @@ class _Many:
         found: dict[Any, Any] = {}
         while calls:
             left = await self._fly(calls, found, runtime)
+            if isinstance(left, Failure):
+                return left
             calls = {key: calls[key] for key in left}
-        return found
+        return Success(found)
 
-    async def _fly(self, calls: _ByKey, found: dict[Any, Any], runtime: Runtime) -> list[Any]:
-        """Load what nobody loads, then wait for what others do; return the keys that nobody brought after all."""
+    async def _fly(self, calls: _ByKey, found: dict[Any, Any], runtime: Runtime) -> list[Any] | Failure:
+        """Load what nobody loads, then wait for what others do.
+
+        Return the keys that nobody brought after all, or the first error.
+        """
         convoy = _Convoy(self._store)
         try:
-            others, alone = self._begin(calls, found, convoy.flights)
-            if convoy.flights:
-                await convoy.travel(functools.partial(self._load, list(convoy.flights)), runtime)
-                found |= {key: _arrived(flight.landed()) for key, flight in convoy.flights.items()}
+            mine = convoy.flights
+            others, alone = self._begin(calls, found, mine)
+            if mine:
+                await convoy.travel(functools.partial(self._load, list(mine)), runtime)
+                loaded = _together({key: _arrived(flight) for key, flight in mine.items()})
+                if isinstance(loaded, Failure):
+                    return loaded
+                found |= loaded.value
         finally:
             convoy.give_up()
         left = []
         for key, other in others.items():
             if not await runtime.join(other, self._store):
                 alone.append(key)
-            elif isinstance(landing := other.landed(), Abandoned):
-                left.append(key)
+            elif isinstance(landing := other.landed(), Success):
+                found[key] = landing.value
+            elif isinstance(landing, Failure):
+                return landing
             else:
-                found[key] = landing.unwrap()
+                left.append(key)
         if alone:
-            found |= await self._load_alone({key: calls[key] for key in alone}, runtime)
+            loaded = await self._load_alone({key: calls[key] for key in alone}, runtime)
+            if isinstance(loaded, Failure):
+                return loaded
+            found |= loaded.value
         return left
 
     def _begin(
@@ -199,29 +227,34 @@ class _Many:
                 found[key] = begun.unwrap()
         return others, alone
 
-    async def _load_inside(self, unit: ambient.UnitOfWork, calls: _ByKey, runtime: Runtime) -> dict[Any, Any]:
+    async def _load_inside(self, unit: ambient.UnitOfWork, calls: _ByKey, runtime: Runtime) -> _Loaded:
         """Load within a unit of work, whose view of the data is its own; keep only what everybody may see."""
-        found = await self._load_alone(calls, runtime)
-        for key, call in calls.items():
-            if not unit.wrote and not self._store.is_dirty(call, unit):
-                self._store.keep(call, self._store.judge(call, Success(found[key])), since=unit.began)
-        return found
+        loaded = await self._load_alone(calls, runtime)
+        if isinstance(loaded, Success):
+            for key, call in calls.items():
+                if not unit.wrote and not self._store.is_dirty(call, unit):
+                    verdict = self._store.judge(call, Success(loaded.value[key]))
+                    self._store.keep(call, verdict, since=unit.began)
+        return loaded
 
-    async def _load_alone(self, calls: _ByKey, runtime: Runtime) -> dict[Any, Any]:
+    async def _load_alone(self, calls: _ByKey, runtime: Runtime) -> _Loaded:
         """Load in the caller's own thread and task, for the caller alone."""
         started = clock.now()
         outcome: Outcome[Any] | None = None
         try:
             outcome = await runtime.call(functools.partial(self._load, list(calls)))
-            reply = outcome.unwrap()
         finally:
             failed = not isinstance(outcome, Success)
             self._store.note_load(next(iter(calls.values())), clock.now() - started, failed=failed)
-            del outcome  # the traceback of an error holds this frame, which must not hold the error
-        found = {}
-        for key, call in calls.items():
-            found[key] = self._store.judge(call, Success(reply.get(key, ABSENT))).outcome.unwrap()
-        return found
+        if isinstance(outcome, Failure):
+            return outcome
+        reply = outcome.value
+        return _together(
+            {
+                key: self._store.judge(call, Success(reply.get(key, ABSENT))).outcome
+                for key, call in calls.items()
+            }
+        )
 
 
 class _Convoy:
@@ -233,7 +266,7 @@ class _Convoy:
 
     def __init__(self, store: Store) -> None:
         self.workers, self.tasks = store.workers, store.tasks
-        #: The flights by key.
+        #: The flights by key, until they have landed.
         self.flights: dict[Any, Flight] = {}
         self._store = store
         self._lead: Flight | None = None
@@ -244,7 +277,10 @@ class _Convoy:
         lead.kept = True  # others may wait for any of the flights: whoever leaves ends nothing
         for flight in self.flights.values():
             flight.follow(lead)
+        # The traceback of an error leads to this frame and to `land`, which must not hold the error.
+        del flight
         waiting = runtime.lead(lead, later, self)
+        del lead
         if waiting is not None:
             await waiting
 
@@ -256,6 +292,7 @@ class _Convoy:
             self._store.land(one, part, counts=counts)
             counts = False
         flight.land(landing)
+        self.flights, self._lead = {}, None
 
     def give_up(self) -> None:
         """Let nobody wait for flights whose leader was interrupted on the way to the load."""
@@ -265,10 +302,21 @@ class _Convoy:
                     self._store.land(flight, Abandoned(InterruptedError("the leader was interrupted")))
 
 
-def _arrived(landing: Landing) -> Any:
+def _arrived(flight: Flight) -> Outcome[Any]:
+    landing = flight.landed()
     if isinstance(landing, Abandoned):
         raise landing.error
-    return landing.unwrap()
+    return landing
+
+
+def _together(outcomes: Mapping[Any, Outcome[Any]]) -> _Loaded:
+    """Return the values of all, or the first error."""
+    values = {}
+    for key, outcome in outcomes.items():
+        if isinstance(outcome, Failure):
+            return outcome
+        values[key] = outcome.value
+    return Success(values)
 
 
 def _load(fn: AnyCallable, keys: list[Any]) -> Mapping[Any, Any]:
