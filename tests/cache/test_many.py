@@ -51,6 +51,18 @@ def test_only_what_is_missing_is_loaded(shop, colour):
     assert (1, 3, 2, 3) == (info.hits, info.misses, info.loads, info.entries)
 
 
+def test_the_decorator_works_bare_and_called(colour):
+    """`@cache.cache_many` is `@cache.cache_many()`: the manager's time to live, and ten seconds for an absent key."""
+    with FakeClock() as clock:
+        for decorate in (CacheManager(timeout=20).cache_many, CacheManager(timeout=20).cache_many()):
+            shop = Shop(CacheManager())
+            load = decorate(colour.function(shop.load))
+            for _ in range(5):
+                assert {1: 10} == colour.call(load, [1, 9])
+                clock.advance(5.0)
+            assert [[1, 9], [9], [1, 9]] == shop.asked
+
+
 def test_a_key_without_a_value_is_remembered_for_its_own_time(cache, colour):
     """Absent keys are not in the result, and not asked for again until their time is over, or never if that is 0."""
     shop, forgetful = Shop(cache, colour, absent_timeout=5.0), Shop(cache, colour, absent_timeout=0)
@@ -222,10 +234,14 @@ def test_in_a_unit_of_work_only_what_everybody_may_see_is_kept(cache, colour):
 )
 def test_what_takes_anything_but_keys_is_refused(cache, function, words):
     """At decoration, with the way out."""
-    with pytest.raises(TypeError, match=words):
-        cache.cache_many()(function)
+    for decorate in (cache.cache_many, cache.cache_many()):
+        with pytest.raises(TypeError, match=words):
+            decorate(function)
     with pytest.raises(ValueError, match="jitter"):
         cache.cache_many(timeout=None, jitter=0.1)
+    for positional in (300, None, "tag"):
+        with pytest.raises(TypeError, match=f"by name, such as timeout=60, not {positional!r}"):
+            cache.cache_many(positional)
     bound = cache.cache_many()(functools.partial(lambda session, keys: dict.fromkeys(keys, session), "s"))
     assert {1: "s"} == bound([1])
     for keys in ("abc", 1, None):

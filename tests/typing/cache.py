@@ -84,6 +84,18 @@ async def aprices(ids: list[str]) -> dict[str, bytes]:
     return dict.fromkeys(ids, b"")
 
 
+@cache.cache_many
+def bare_prices(ids: list[int]) -> dict[int, str]:
+    """Many keys, without options."""
+    return dict.fromkeys(ids, "")
+
+
+@cache.cache_many
+async def abare_prices(ids: list[str]) -> dict[str, bytes]:
+    """Many keys without options, as a coroutine function."""
+    return dict.fromkeys(ids, b"")
+
+
 class Shelf:
     """Methods."""
 
@@ -129,6 +141,8 @@ def blocking() -> None:
     prices.put("red", 1)
     prices.invalidate(1)
     assert_type(prices.info(), CacheInfo)
+    assert_type(bare_prices([1]), dict[int, str])
+    assert_type(bare_prices.peek(1), str | None)
     cache.invalidate(prices)
     cache.invalidate()
     cache.invalidate("paint_1")
@@ -154,6 +168,8 @@ async def asynchronous() -> None:
     assert_type(await aprices(["x"]), dict[str, bytes])
     assert_type(await aprices.peek("x"), bytes | None)
     await aprices.put(b"", "x")
+    assert_type(await abare_prices(["x"]), dict[str, bytes])
+    assert_type(await abare_prices.refresh("x"), bytes | None)
     assert_type(await cache.of(Shelf().column).peek(1), bytes | None)
     assert_type(await Shelf().column(1), bytes)
     await cache.of(Shelf().column).invalidate(1)
@@ -175,6 +191,8 @@ def refused() -> None:
     cache.cache_result(level2="redis")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     cache.cache_result(copy="all")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     prices(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    bare_prices(["x"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    cache.cache_many(300)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
     prices.put(3, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     CacheManager(policy=dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     cache.cache_result(steal=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

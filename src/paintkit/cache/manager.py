@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from paintkit import _arguments
 from paintkit._runtime import drive
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from paintkit.cache.copies import CopyPolicy
     from paintkit.cache.levels import SharedLevel
-    from paintkit.cache.many import CachingMany
+    from paintkit.cache.many import AsyncCachedMany, CachedMany, CachingMany
     from paintkit.cache.oracle import Oracle
     from paintkit.cache.reports import CacheStats, Removal
     from paintkit.cache.sharing import Sharing
@@ -245,7 +245,7 @@ class CacheManager:
                 exact key, or the result cannot be cached (a mapped SQLAlchemy object, an iterator, an awaitable).
             ValueError: An argument is out of range, a tag is empty, or options exclude each other.
         """
-        bare = callable(fn) or isinstance(fn, classmethod)
+        bare = _is_function(fn)
         if fn is not _ABSENT and not bare:  # `cache_result(timeout, key_func)`, all by position
             if timeout is not _ABSENT and key_func is not None:
                 raise TypeError(
@@ -284,17 +284,37 @@ class CacheManager:
             return cached(fn, self._store, options)
         return lambda function: cached(function, self._store, options)
 
+    @overload
+    def cache_many(
+        self, fn: Callable[[list[K]], Coroutine[Any, Any, Mapping[K, V]]], /
+    ) -> AsyncCachedMany[K, V]: ...
+    @overload
+    def cache_many(self, fn: Callable[[list[K]], Mapping[K, V]], /) -> CachedMany[K, V]: ...
+    @overload
     def cache_many(
         self,
         *,
-        timeout: Seconds | Callable[[Any], Seconds | None] | _Absent | None = _ABSENT,
+        timeout: Seconds | Callable[[Any], Seconds | None] | _Absent | None = ...,
         absent_timeout: Seconds = 10.0,
         tags: Iterable[str] | Callable[[Any], Iterable[str]] | None = None,
         vary: Iterable[ContextVar[Any]] = (),
         jitter: float = 0.0,
         copy: CopyPolicy = "share",
-    ) -> CachingMany:
-        """Decorate a function, `def` or `async def`, that loads the values of many keys at once.
+    ) -> CachingMany: ...
+
+    def cache_many(  # type: ignore[misc]  # mypy misses that who passes no function leaves it out
+        self,
+        fn: Any = _ABSENT,
+        /,
+        *,
+        timeout: Any = _ABSENT,
+        absent_timeout: Seconds = 10.0,
+        tags: Iterable[str] | Callable[[Any], Iterable[str]] | None = None,
+        vary: Iterable[ContextVar[Any]] = (),
+        jitter: float = 0.0,
+        copy: CopyPolicy = "share",
+    ) -> Any:
+        """Decorate a function, `def` or `async def`, that loads the values of many keys at once; bare or with options.
 
         It gets a list of keys and returns a mapping; a key that is not in it has no value, which is remembered, too. The
         decorated function takes any iterable of keys and returns a dict of those that have a value, in the order asked. Keys
@@ -304,6 +324,7 @@ class CacheManager:
         `fn.invalidate(key)`, `fn.put(value, key)` and so on.
 
         Args:
+            fn: The function, if the decorator is used bare.
             timeout: The time to live of each value, as in `cache_result`.
             absent_timeout: For how many seconds (>= 0) or which `timedelta` it is remembered that a key has no value; 0: not
                 at all.
@@ -333,6 +354,9 @@ class CacheManager:
             >>> prices.peek("red") is None
             True
         """
+        bare = _is_function(fn)
+        if fn is not _ABSENT and not bare:
+            raise TypeError(f"cache_many takes its options by name, such as timeout=60, not {fn!r}")
         chosen = self._timeout if timeout is _ABSENT else time_to_live(timeout)
         if jitter and chosen is None:
             raise ValueError("jitter has no effect on values that never expire: pass a timeout")
@@ -353,7 +377,9 @@ class CacheManager:
                 error_timeout=0.0,
             ),
         )
-        return cast("CachingMany", lambda function: cached_many(function, self._store, options))
+        if bare:
+            return cached_many(fn, self._store, options)
+        return lambda function: cached_many(function, self._store, options)
 
     @overload
     def of(  # type: ignore[overload-overlap]  # a coroutine function fits both; the first is meant
@@ -522,6 +548,11 @@ class CacheManager:
         if callable(what):
             return OfFunction(self.of(what).section)
         return Labelled(_arguments.label("the key or tag", what))
+
+
+def _is_function(value: object) -> bool:
+    """Whether a decorator was used bare; what of that cannot be decorated is refused by whoever decorates."""
+    return callable(value) or isinstance(value, classmethod)
 
 
 def _oracle(policy: object, maxsize: int) -> Oracle:
