@@ -1,6 +1,7 @@
 """The laws of `CacheManager`: what it takes, what it refuses, and what it tells."""
 
 import datetime as dt
+import inspect
 import math
 import subprocess
 import sys
@@ -72,6 +73,7 @@ BAD = [
     (lambda: CacheManager().cache_result(cache_errors="NotFound"), TypeError, "cache_errors"),
     (lambda: CacheManager().cache_result(error_timeout=0), ValueError, "error_timeout"),
     (lambda: CacheManager().cache_result(error_timeout=None), TypeError, "error_timeout"),
+    (lambda: CacheManager().cache_result(error_timeout=5), ValueError, "error_timeout.* pass cache_errors"),
     (lambda: CacheManager().cache_result(jitter=1.5), ValueError, "jitter"),
     (lambda: CacheManager().cache_result(jitter=-0.1), ValueError, "jitter"),
     (lambda: CacheManager().cache_result(jitter=True), TypeError, "jitter"),
@@ -122,6 +124,17 @@ def test_bad_input_is_refused(act, kind, words):
     """A wrong kind is a `TypeError`, a wrong value a `ValueError`, and both name what is wrong."""
     with pytest.raises(kind, match=words):
         act()
+
+
+def test_the_default_of_an_option_may_be_passed_on(cache):
+    """Also where it has no effect: a wrapper hands over what it was given, and the signature shows the default."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cache.cache_result).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert 10.0 == defaults["error_timeout"]
+    assert "red" == cache.cache_result(**defaults)(lambda: "red")()
 
 
 def test_statistics_of_a_new_cache():

@@ -17,7 +17,16 @@ from paintkit.cache.keeping import Keeping
 from paintkit.cache.loading import Options
 from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
-from paintkit.cache.options import but_absent, coherent, ignored, limit, tags_from, time_to_live, variables
+from paintkit.cache.options import (
+    ERROR_TIMEOUT,
+    but_absent,
+    coherent,
+    ignored,
+    limit,
+    tags_from,
+    time_to_live,
+    variables,
+)
 from paintkit.cache.removals import Removals
 from paintkit.cache.runtimes import ASYNCIO, BLOCKING
 from paintkit.cache.store import Store
@@ -187,7 +196,7 @@ class CacheManager:
         vary: Iterable[ContextVar[Any]] = (),
         jitter: float = 0.0,
         cache_errors: ErrorMatch | None = None,
-        error_timeout: Seconds = 10.0,
+        error_timeout: Seconds = ERROR_TIMEOUT,
         early: float = 0.0,
         stale: Seconds = 0.0,
         stale_on_error: Seconds = 0.0,
@@ -221,7 +230,7 @@ class CacheManager:
             jitter: The part of each time to live (0 to 1) that chance may take off, so that what came together does not
                 go together.
             cache_errors: Errors that are answers, and kept as such: types or a predicate; `None`: no error is kept.
-            error_timeout: How long such an error lives, in seconds (> 0) or a `timedelta`.
+            error_timeout: How long such an error lives, in seconds (> 0, default 10) or a `timedelta`.
             early: In the last part of its time to live (0 to 1) a value may be renewed in the background, the earlier the
                 longer its load took; calls are answered with it meanwhile.
             stale: For how many seconds afterwards (>= 0) calls are answered with it while one load in the background

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import _arguments
 from paintkit.cache.keeping import ABSENT
@@ -14,7 +14,19 @@ from paintkit.cache.loading import checked_tags
 if TYPE_CHECKING:
     from paintkit.cache.keeping import Keeping
 
-__all__ = ["but_absent", "coherent", "ignored", "limit", "tags_from", "time_to_live", "variables"]
+__all__ = [
+    "ERROR_TIMEOUT",
+    "but_absent",
+    "coherent",
+    "ignored",
+    "limit",
+    "tags_from",
+    "time_to_live",
+    "variables",
+]
+
+#: For how many seconds an error is kept, unless told otherwise.
+ERROR_TIMEOUT: Final = 10.0
 
 
 def time_to_live(value: Any) -> float | Callable[[Any], Any] | None:
@@ -36,6 +48,8 @@ def coherent(keeping: Keeping) -> Keeping:
     for name in ("jitter", "early", "stale", "stale_on_error"):
         if getattr(freshness, name) and keeping.timeout is None:
             raise ValueError(f"{name} has no effect on values that never expire: pass a timeout")
+    if keeping.errors is None and keeping.error_timeout != ERROR_TIMEOUT:
+        raise ValueError("error_timeout has no effect unless errors are kept: pass cache_errors, too")
     soft_timeout, loader_timeout = keeping.soft_timeout, keeping.loader_timeout
     if soft_timeout is not None and not keeping.freshness.stale_on_error:
         raise ValueError("soft_timeout needs an old value to answer with: pass stale_on_error, too")
