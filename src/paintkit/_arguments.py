@@ -24,6 +24,7 @@ __all__ = [
     "number",
     "ratio",
     "seconds",
+    "seconds_or_none",
     "settled",
     "told",
 ]
@@ -61,6 +62,17 @@ def seconds(name: str, value: object, *, zero: bool = False, most: float = LONGE
         raise TypeError(f"{name} must be a number of seconds or a timedelta, not {_shown(value)}")
     unit = "" if name == "seconds" else " (in seconds)"
     return number(f"{name}{unit}", value, least=0.0, above=-math.inf if zero else 0.0, most=most)
+
+
+def seconds_or_none(
+    name: str, value: object, *, none: str, zero: bool = False, most: float = LONGEST
+) -> float | None:
+    """Return a duration as float seconds, or `None`; `none` tells those who pass infinity what `None` does instead."""
+    if value is None:
+        return None
+    if isinstance(value, float) and value == math.inf:
+        raise ValueError(f"{name} (in seconds) must be finite, not {value!r}: pass None, which {none}")
+    return seconds(name, value, zero=zero, most=most)
 
 
 def count(name: str, value: object, *, least: int = 1, most: int | None = None) -> int:

@@ -19,6 +19,7 @@ from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
 from paintkit.cache.options import (
     ERROR_TIMEOUT,
+    NEVER_EXPIRES,
     but_absent,
     coherent,
     ignored,
@@ -124,7 +125,7 @@ class CacheManager:
         max_unverified: Seconds | None = None,
     ) -> None:
         self.name = _arguments.label("name", name)
-        self._timeout = None if timeout is None else _arguments.seconds("timeout", timeout, most=math.inf)
+        self._timeout = _arguments.seconds_or_none("timeout", timeout, none=NEVER_EXPIRES, most=math.inf)
         removals = Removals(
             self.name, None if on_removal is None else _arguments.callback("on_removal", on_removal)
         )
@@ -571,8 +572,8 @@ def _oracle(policy: object, maxsize: int) -> Oracle:
 
 
 def _sharing(level2: SharedLevel | None, store: Store, max_unverified: Any) -> Sharing | None:
-    longest = (
-        None if max_unverified is None else _arguments.seconds("max_unverified", max_unverified, zero=True)
+    longest = _arguments.seconds_or_none(
+        "max_unverified", max_unverified, none="serves them as long as they live", zero=True
     )
     if level2 is None:
         if longest is not None:

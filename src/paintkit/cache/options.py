@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR_TIMEOUT",
+    "NEVER_EXPIRES",
     "but_absent",
     "coherent",
     "ignored",
@@ -24,6 +25,9 @@ __all__ = [
     "time_to_live",
     "variables",
 ]
+
+#: What `None` does as a time to live.
+NEVER_EXPIRES: Final = "never expires"
 
 #: For how many seconds an error is kept, unless told otherwise.
 ERROR_TIMEOUT: Final = 10.0
@@ -34,12 +38,12 @@ def time_to_live(value: Any) -> float | Callable[[Any], Any] | None:
     if callable(value):
         chosen: Callable[[Any], Any] = value
         return _arguments.callback("timeout", chosen)
-    return None if value is None else _arguments.seconds("timeout", value, most=math.inf)
+    return _arguments.seconds_or_none("timeout", value, none=NEVER_EXPIRES, most=math.inf)
 
 
 def limit(name: str, value: Any) -> float | None:
     """Return seconds, or `None` for no limit."""
-    return None if value is None else _arguments.seconds(name, value)
+    return _arguments.seconds_or_none(name, value, none="sets no limit")
 
 
 def coherent(keeping: Keeping) -> Keeping:

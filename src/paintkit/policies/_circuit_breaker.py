@@ -608,9 +608,9 @@ def circuit_breaker(
         record=None if record is None else _arguments.errors("record", record),
         ignore=None if ignore is None else _arguments.errors("ignore", ignore),
         unwanted=None if record_result is None else _arguments.callback("record_result", record_result),
-        slow_after=None
-        if slow_call_duration is None
-        else _arguments.seconds("slow_call_duration", slow_call_duration),
+        slow_after=_arguments.seconds_or_none(
+            "slow_call_duration", slow_call_duration, none="counts no call as slow"
+        ),
         listener=None if on_state_change is None else _arguments.callback("on_state_change", on_state_change),
     )
     rules = _Rules.of(streak, rate)

@@ -542,7 +542,7 @@ def retry(
             attempts=_arguments.count("attempts", attempts),
             schedule_for=_schedule_for(backoff),
             on_result=None if on_result is None else _arguments.callback("on_result", on_result),
-            max_elapsed=None if max_elapsed is None else _arguments.seconds("max_elapsed", max_elapsed),
+            max_elapsed=_arguments.seconds_or_none("max_elapsed", max_elapsed, none="sets no limit"),
             retry_after=None if retry_after is None else _arguments.callback("retry_after", retry_after),
             retry_after_cap=_arguments.seconds("retry_after_cap", retry_after_cap, zero=True),
             budget=None

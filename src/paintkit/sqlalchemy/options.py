@@ -49,7 +49,7 @@ class Options:
             None
             if isolation is None
             else cast("Isolation", _arguments.choice("isolation", isolation, _ISOLATIONS)),
-            None if timeout is None else _arguments.seconds("timeout", timeout),
+            _arguments.seconds_or_none("timeout", timeout, none="sets no limit"),
             None if rollback_if is None else _arguments.callback("rollback_if", rollback_if),
         )
 

@@ -436,7 +436,7 @@ def _wanted(event_type: str | None) -> str | None:
 def _ages(older_than: Seconds, dead_letters: Seconds | None) -> tuple[float, float | None]:
     return (
         _arguments.seconds("older_than", older_than, zero=True),
-        None if dead_letters is None else _arguments.seconds("dead_letters", dead_letters, zero=True),
+        _arguments.seconds_or_none("dead_letters", dead_letters, none="keeps them", zero=True),
     )
 
 

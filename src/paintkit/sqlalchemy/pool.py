@@ -90,17 +90,22 @@ class PoolConfig:
             self._in_seconds(name)
         if self.max_waiting is not None:
             _arguments.count("max_waiting", self.max_waiting, least=0)
-        for name in ("response_timeout", "leak_threshold", *_SERVER_LIMITS):
-            if getattr(self, name) is not None:
-                self._in_seconds(name)
+        self._in_seconds_or_none("response_timeout", "sets no limit")
+        self._in_seconds_or_none("leak_threshold", "watches for no leak")
+        for name in _SERVER_LIMITS:
+            self._in_seconds_or_none(name, "leaves it to the server")
         for name in ("pool_pre_ping", "pool_use_lifo", "hide_parameters", "transaction_pooler"):
             _arguments.flag(name, getattr(self, name))
         self._refuse_limits_of_shared_sessions()
 
     def _in_seconds(self, name: str, *, zero: bool = False) -> None:
-        object.__setattr__(
-            self, name, _arguments.seconds(name, getattr(self, name), zero=zero)
-        )  # it is frozen
+        self._set(name, _arguments.seconds(name, getattr(self, name), zero=zero))
+
+    def _in_seconds_or_none(self, name: str, none: str) -> None:
+        self._set(name, _arguments.seconds_or_none(name, getattr(self, name), none=none))
+
+    def _set(self, name: str, value: float | None) -> None:
+        object.__setattr__(self, name, value)  # it is frozen
 
     def _refuse_limits_of_shared_sessions(self) -> None:
         wrong = [name for name in _SERVER_LIMITS if getattr(self, name) is not None]

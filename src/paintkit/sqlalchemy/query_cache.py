@@ -100,8 +100,8 @@ class FromCache(UserDefinedOption):
         super().__init__()
         self.timeout: float | _Absent | None = (
             timeout
-            if timeout is None or isinstance(timeout, _Absent)
-            else _arguments.seconds("timeout", timeout)
+            if isinstance(timeout, _Absent)
+            else _arguments.seconds_or_none("timeout", timeout, none="never expires")
         )
         if isinstance(tables, str):
             raise TypeError(
@@ -167,7 +167,7 @@ class QueryCache:
         if db in _caches:
             raise ValueError("this manager has a query cache already: use that one")
         self._cache = cache
-        self._timeout = None if timeout is None else _arguments.seconds("timeout", timeout)
+        self._timeout = _arguments.seconds_or_none("timeout", timeout, none="never expires")
         self._statements: OrderedDict[Any, _Known] = OrderedDict()
         self._numbers = itertools.count(1)
         self._numbering = threading.Lock()  # guards _statements
