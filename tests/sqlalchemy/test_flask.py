@@ -276,9 +276,28 @@ def test_query_budget_tells_of_expensive_requests(caplog: pytest.LogCaptureFixtu
     db.close()
 
 
+def test_query_budget_tells_of_routes_that_are_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, at the first request: by then all are registered, and no request is failed by a budget."""
+    app = Flask("studio")
+    query_budget(app, routes={"shelf": 2, "shelve": 2, "index": 3, "login": 1})
+    for name in ("shelf", "catalogue.index"):
+        app.add_url_rule(f"/{name}", name, str)
+    with caplog.at_level(logging.WARNING, "paintkit.sqlalchemy"):
+        for _ in range(2):
+            assert 404 == app.test_client().get("/nowhere").status_code
+            assert 200 == app.test_client().get("/shelf").status_code
+    assert [
+        "query_budget limits 'shelve', which is no endpoint of this app; did you mean 'shelf'?",
+        "query_budget limits 'index', which is no endpoint of this app; did you mean 'catalogue.index'?",
+        "query_budget limits 'login', which is no endpoint of this app; `flask routes` shows them all",
+    ] == caplog.messages
+
+
 def test_query_budget_refuses_what_is_no_limit() -> None:
     """A wrong limit raises when the watch is set up."""
     with pytest.raises(ValueError, match="max_queries"):
         query_budget(Flask("studio"), max_queries=-1)
     with pytest.raises(TypeError, match="max_queries"):
         query_budget(Flask("studio"), routes={"index": 1.5})
+    with pytest.raises(TypeError, match="a route must be a string"):
+        query_budget(Flask("studio"), routes={str: 3})

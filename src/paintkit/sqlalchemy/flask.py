@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
+from paintkit import _arguments
 from paintkit._extras import Extra
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy.queries import query_guard
@@ -105,17 +106,22 @@ def query_budget(
     Args:
         app: The app, before its first request.
         max_queries: The most statements of a request, 0 or more; `None` does not limit them.
-        routes: The same for single endpoints, by name, such as `{"catalogue.index": 3}`.
+        routes: The same for single endpoints, by name, such as `{"catalogue.index": 3}`. They may be registered later; which of
+            them are not there is logged with the first request.
 
     Raises:
-        TypeError: A limit is of the wrong kind.
-        ValueError: A limit is negative.
+        TypeError: A limit or a name is of the wrong kind.
+        ValueError: A limit is negative, or a name empty.
     """
-    limits = dict(routes or {})
+    limits = {_arguments.label("a route", endpoint): limit for endpoint, limit in (routes or {}).items()}
     for limit in (max_queries, *limits.values()):
         query_guard(max_queries=limit)  # refuses what is no limit now, not at the first request
 
+    unchecked = iter(list(limits))
+
     def begin() -> None:
+        for endpoint in unchecked:  # by the first request, after which Flask takes no more routes
+            _check_endpoint(app, endpoint)
         guard = query_guard(max_queries=limits.get(request.endpoint or "", max_queries))
         setattr(g, _GUARD, guard.__enter__())
 
@@ -130,6 +136,19 @@ def query_budget(
 
     app.before_request(begin)
     app.teardown_request(end)
+
+
+def _check_endpoint(app: Flask, endpoint: str) -> None:
+    """Tell of an endpoint that the app does not have, and which may be meant."""
+    endpoints = sorted({rule.endpoint for rule in app.url_map.iter_rules()})
+    if endpoint in endpoints:
+        return
+    import difflib
+
+    near = [one for one in endpoints if one.endswith(f".{endpoint}")]
+    near = near or difflib.get_close_matches(endpoint, endpoints)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "`flask routes` shows them all"
+    _log.warning("query_budget limits %r, which is no endpoint of this app; %s", endpoint, hint)
 
 
 def query_watch(app: Flask, watch: QueryWatch | None = None) -> QueryWatch:
