@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast, overload
 
+from paintkit._words import counted
 from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, wrap
 from paintkit.policies._bulkhead import Bulkhead
 from paintkit.policies._circuit_breaker import CircuitBreaker
@@ -52,7 +53,7 @@ class Explanation(NamedTuple):
     def __str__(self) -> str:
         wait = "without bound" if math.isinf(self.seconds) else f"up to {self.seconds:.3g} s"
         lines = [f"{'  ' * depth}{policy}" for depth, policy in enumerate(self.order)]
-        lines.append(f"at worst {self.calls} calls, {wait}")
+        lines.append(f"at worst {counted(self.calls, 'call')}, {wait}")
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from paintkit import _arguments, backoff
 from paintkit._locks import new_lock
+from paintkit._words import counted
 from paintkit._wrap import Policy, name_of
 from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
 from paintkit.policies._retry import Retry, retry
@@ -182,7 +183,8 @@ class ErrorRecoveryManager:
         return (*self.retries.values(), *self.circuit_breakers.values(), *self.policies.values())
 
     def __repr__(self) -> str:
-        return f"<ErrorRecoveryManager: {len(self.retries) + len(self.circuit_breakers) + len(self.policies)} policies>"
+        number = len(self.retries) + len(self.circuit_breakers) + len(self.policies)
+        return f"<ErrorRecoveryManager: {counted(number, 'policy', 'policies')}>"
 
 
 def _metrics(policy: Policy) -> dict[str, Any]:

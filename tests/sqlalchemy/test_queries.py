@@ -43,7 +43,7 @@ def test_too_many_statements_are_told_with_their_lines(house: House) -> None:
                 for query in (text("SELECT 1"), text("SELECT 2")):
                     await session.scalar(query) if asyncio else session.scalar(query)  # here
         message = str(caught.value)
-        assert "2 statements ran and 1 are allowed" in message
+        assert "2 statements ran and 1 is allowed" in message
         assert "selectinload" in message
         assert [line_of("# here")] * 2 == [one.site for one in caught.value.statements]
         assert "SELECT 2" == caught.value.statements[1].sql

@@ -108,7 +108,7 @@ def test_loads_are_counted(cache, colour):
     with assert_loads(load, 2):
         for key in (1, 1, 2):
             colour.call(load, key)
-    with pytest.raises(AssertionError, match="was loaded 1 times instead of 0"), assert_loads(load, 0):
+    with pytest.raises(AssertionError, match="was loaded 1 time instead of 0"), assert_loads(load, 0):
         colour.call(load, 3)
     with pytest.raises(TypeError, match="no cached function"), assert_loads(len, 1):
         pass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from paintkit import _arguments
 from paintkit._runtime import drive
+from paintkit._words import counted
 from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
 from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Caching, Extras, extras_of
@@ -539,9 +540,8 @@ class CacheManager:
             yield sharing.level
 
     def __repr__(self) -> str:
-        return (
-            f"<CacheManager {self.name!r}: {len(self._store.level)} of {self._store.level.maxsize} entries>"
-        )
+        most = counted(self._store.level.maxsize, "entry", "entries")
+        return f"<CacheManager {self.name!r}: {len(self._store.level)} of {most}>"
 
     def _target(self, what: object, pattern: object) -> Target:
         if what is not _ABSENT and pattern is not _ABSENT:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, overload
 
 from paintkit import _arguments, _wrap, ambient, observations
+from paintkit._words import counted
 from paintkit.events.handlers import (
     Handler,
     HandlerFailure,
@@ -262,7 +263,7 @@ class EventBus:
             yield transport
 
     def __repr__(self) -> str:
-        return f"<EventBus {self.name!r}: {len(self._registrations)} handlers>"
+        return f"<EventBus {self.name!r}: {counted(len(self._registrations), 'handler')}>"
 
     def _register(
         self,

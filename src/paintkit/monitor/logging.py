@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import _arguments, clock, observations
 from paintkit._locks import new_lock
+from paintkit._words import counted
 from paintkit.monitor.details import on_one_line, plain
 from paintkit.monitor.gathering import OTHER
 
@@ -142,7 +143,7 @@ class _Writer:
         source, shown = on_one_line(source), plain(details)
         text = " ".join([f"{source}:", *(f"{name}={value}" for name, value in shown.items())])
         if suppressed:
-            text += f" ({suppressed} more were not logged)"
+            text += f" ({counted(suppressed, 'more was', 'more were')} not logged)"
         extra = {"kind": kind, "source": source, "details": shown, "suppressed": suppressed}
         self._logger.log(level, "%s %s", kind, text, extra=extra)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypedDict, TypeV
 
 from paintkit import _arguments, _catalogue, _wrap, clock
 from paintkit._locks import new_lock
+from paintkit._words import counted
 from paintkit.histogram import Histogram, Metrics
 from paintkit.monitor import exposition
 from paintkit.monitor.gathering import OTHER, gather
@@ -190,7 +191,7 @@ class PerformanceMonitor:
         self.record(name, max(0.0, clock.now() - began), error)
 
     def __repr__(self) -> str:
-        return f"<PerformanceMonitor: {len(self._histograms)} of {self._max_names} names>"
+        return f"<PerformanceMonitor: {len(self._histograms)} of {counted(self._max_names, 'name')}>"
 
     def _all(self) -> dict[str, Histogram]:
         with self._changing:

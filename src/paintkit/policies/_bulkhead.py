@@ -9,6 +9,7 @@ from paintkit import _arguments, ambient, observations
 from paintkit._locks import new_lock
 from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
+from paintkit._words import counted
 from paintkit._wrap import Cost, Policy, Templates, remembered
 from paintkit.errors import BulkheadFullError, DeadlineExceededError
 from paintkit.machines.permits import Permits
@@ -208,7 +209,7 @@ class Bulkhead(Policy):
                 self._permits.free.append(None)
 
     def _full(self) -> BulkheadFullError:
-        return BulkheadFullError(self.name, None, f"{self._permits.limit} calls run")
+        return BulkheadFullError(self.name, None, counted(self._permits.limit, "call runs", "calls run"))
 
     def _refuse(self, error: Exception) -> bool:
         with self._lock:

@@ -12,6 +12,7 @@ from paintkit._locks import new_lock
 from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
+from paintkit._words import counted
 from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, remembered
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
 
@@ -163,7 +164,7 @@ class Retry(Policy):
         return Cost(calls=cost.calls * attempts, seconds=seconds)
 
     def __repr__(self) -> str:
-        return f"<retry {self.name!r}: {self._options.attempts} attempts>"
+        return f"<retry {self.name!r}: {counted(self._options.attempts, 'attempt')}>"
 
     def _take_over(self, fresh: Retry) -> None:
         self._options = fresh._options

@@ -18,6 +18,7 @@ from paintkit._streams import (
     open_stream,
     resume,
 )
+from paintkit._words import counted
 from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, name_of, wrap
 from paintkit.errors import CallTimeoutError, DeadlineExceededError, RejectedError
 
@@ -171,7 +172,8 @@ class Timeout(Policy):
         """Run a call in a thread of its own and wait for it; abandon it when time is up."""
         with self._lock:
             if self._abandoned >= self._max_abandoned:
-                raise RejectedError(self.name, None, f"{self._abandoned} abandoned threads still run")
+                busy = counted(self._abandoned, "abandoned thread still runs", "abandoned threads still run")
+                raise RejectedError(self.name, None, busy)
         due = self._begin()
         work = _Work(call, due)
         work.start()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from paintkit import _locks, ambient, clock, observations
 from paintkit._runtime import Handover, drive
+from paintkit._words import counted
 from paintkit.sqlalchemy.outbox_batch import Batch
 from paintkit.sqlalchemy.outbox_listener import alisten, listen
 
@@ -305,7 +306,11 @@ class _Work:
         if late:
             self._is_lost = True
             outbox.tally.add("late", late)
-            _log.warning("%s: %d events came back after their lease was over: ignored", outbox.name, late)
+            _log.warning(
+                "%s: %s back after the lease was over: ignored",
+                outbox.name,
+                counted(late, "event came", "events came"),
+            )
             observations.emit("outbox.late", outbox.name, events=late)
         for one in over:
             _tell(outbox, one)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from paintkit import _arguments, clock, observations
 from paintkit._locks import new_lock
+from paintkit._words import counted
 from paintkit.errors import QueryGuardError
 from paintkit.sqlalchemy import call_sites
 from paintkit.sqlalchemy.commits import NUMBERING
@@ -290,7 +291,11 @@ def _not_flushed_together(records: list[_Record]) -> list[_Record]:
 
 
 def _complaint(statements: tuple[Statement, ...], repetitions: Iterable[Repetition], most: int | None) -> str:
-    said = [] if most is None else [f"{len(statements)} statements ran and {most} are allowed"]
+    said = (
+        []
+        if most is None
+        else [f"{counted(len(statements), 'statement')} ran and {counted(most, 'is', 'are')} allowed"]
+    )
     found = [f"  {one}" for one in repetitions]
     if found:
         said.append("one statement ran for each row:\n" + "\n".join(found) + "\nall that ran")

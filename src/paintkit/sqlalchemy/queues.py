@@ -13,6 +13,7 @@ from sqlalchemy.util import await_only
 from sqlalchemy.util import queue as sa_queue
 
 from paintkit import _arguments, ambient, clock, observations
+from paintkit._words import counted
 from paintkit.errors import DeadlineExceededError, PaintkitError, PoolTimeoutError
 from paintkit.sqlalchemy.holders import RETIRES, PoolWatch
 
@@ -204,7 +205,7 @@ class ObservedPool:
                 turn: _Turn = self._turn(self._door)
                 self._line.append(turn)
                 return turn
-        raise self._refusal(f"and {waiting} wait already, which is max_waiting")
+        raise self._refusal(f"and {counted(waiting, 'waits', 'wait')} already, which is max_waiting")
 
     def _ring(self: Any) -> None:
         """Let the first in line look whether there is a chance."""
@@ -221,15 +222,16 @@ class ObservedPool:
             "pool.exhausted", self.logging_name or "pool", capacity=capacity, timeout=self._timeout
         )
         holders = self._watch.holders()
-        at = f"; they were taken at {holders}" if holders else ""
+        busy, they = (
+            ("the only connection of the pool is", "it was")
+            if capacity == 1
+            else (f"all {capacity} connections of the pool are", "they were")
+        )
+        at = f"; {they} taken at {holders}" if holders else ""
         left = ambient.remaining()
         if left is not None and left <= 0.0:
-            return DeadlineExceededError(
-                f"the deadline was over while all {capacity} connections of the pool are in use{at}"
-            )
-        return PoolExhaustedError(
-            f"all {capacity} connections of the pool are in use {why}; release them sooner, or raise pool_size{at}"
-        )
+            return DeadlineExceededError(f"the deadline was over while {busy} in use{at}")
+        return PoolExhaustedError(f"{busy} in use {why}; release sooner, or raise pool_size{at}")
 
 
 class BlockingPool(ObservedPool, QueuePool):

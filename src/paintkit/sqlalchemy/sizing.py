@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from paintkit._words import counted
 from paintkit.errors import PaintkitError
 
 if TYPE_CHECKING:
@@ -64,15 +65,12 @@ def _size(connection: Connection, capacity: int | float | None, workers: int, re
                 "the pool has no limit, which could be compared with the server's: whatever pools outside has to have one",
             )
         ]
+    connections = counted(capacity, "connection")
     limit = _limit(connection)
     if limit is None:
-        return [
-            Finding(
-                "ok", "pool size", f"up to {capacity} connections in each process; the server has no limit"
-            )
-        ]
+        return [Finding("ok", "pool size", f"up to {connections} in each process; the server has no limit")]
     wanted = round(capacity) * workers * replicas
-    budget = f"{capacity} connections × {workers} workers × {replicas} replicas = {wanted}, the server allows {limit}"
+    budget = f"{connections} × {counted(workers, 'worker')} × {counted(replicas, 'replica')} = {wanted}, the server allows {limit}"
     if wanted > limit:
         return [
             Finding(

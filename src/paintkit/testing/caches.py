@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from paintkit import _arguments, ambient
+from paintkit._words import counted
 from paintkit.cache.extras import extras_of
 from paintkit.cache.keys import PLAIN
 from paintkit.cache.store import Store
@@ -149,4 +150,4 @@ def assert_loads(function: object, times: int) -> Iterator[None]:
     yield
     loads = section.totals().loads - before
     if loads != expected:
-        raise AssertionError(f"{section.name} was loaded {loads} times instead of {expected}")
+        raise AssertionError(f"{section.name} was loaded {counted(loads, 'time')} instead of {expected}")

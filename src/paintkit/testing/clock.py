@@ -19,6 +19,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from paintkit import _arguments, clock
+from paintkit._words import counted
 from paintkit.testing._loop import VirtualLoop
 from paintkit.testing._timeline import GLANCE, WORKERS, Patience, Timeline, Waiter, at_work
 
@@ -143,7 +144,8 @@ class FakeClock:
         """
         _arguments.count("threads", threads)
         if not self._timeline.until_resting(threads, _arguments.seconds("patience", patience)):
-            raise TimeoutError(f"{len(self._timeline.resting())} threads wait on the clock, not {threads}")
+            waiting = counted(len(self._timeline.resting()), "thread waits", "threads wait")
+            raise TimeoutError(f"{waiting} on the clock, not {threads}")
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine as `asyncio.run` does, in a new loop whose time is this clock.
