@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from paintkit import PerformanceMonitor
 from paintkit.histogram import Histogram
+from paintkit.monitor import exposition
 from paintkit.monitor.gathering import OTHER, checked, everyone, gather
 from paintkit.telemetry import Metric, Sample
 
@@ -87,6 +88,8 @@ def test_a_source_is_asked_once_whoever_holds_it():
         Told("no metric"),
         Told(counter("Bad Name", {}, 1)),
         Told(counter("jobs", {"bad name": "x"}, 1)),
+        Told(counter("jobs", {"queue.name": "x", "queue_name": "y"}, 1)),
+        Told(counter("work", {"le": "x"}, Histogram().snapshot(), "histogram")),
         Told(counter("jobs", {}, 1, "gauge")),
         Told(counter("jobs", {}, 1, unit="s")),
         Told(counter("jobs", {}, "three")),
@@ -104,6 +107,44 @@ def test_a_bad_source_spoils_nothing(bad, caplog):
         assert 1 == failed(good, bad)
     assert all("cannot be read" in record.message for record in caplog.records)
     assert 2 == len(caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("studio.jobs_waiting", "gauge"), ("studio.jobs.waiting", "gauge")),
+        (("studio.jobs.total", "gauge"), ("studio.jobs", "counter")),
+        (("studio.jobs", "gauge"), ("studio.jobs.total", "counter")),  # of one family, to OpenMetrics
+        (("studio.work", "histogram"), ("studio.work.count", "gauge")),
+        (("studio.work_sum", "gauge"), ("studio.work", "histogram")),
+        (("paintkit.telemetry.failed", "gauge"), ("paintkit.telemetry_failed", "gauge")),
+    ],
+    ids=str,
+)
+def test_what_prometheus_cannot_tell_apart_is_not_mixed(one, other, caplog):
+    """The first of two names that it spells alike is told; the other source is a bad one, and the error says why."""
+    told = []
+    for name, kind in (one, other):
+        value = Histogram().snapshot() if kind == "histogram" else 1
+        told.append(Told(counter(name, {}, value, kind)))
+    assert {one[0], "paintkit.telemetry.failed"} == {metric.name for metric in gather(told)}
+    assert f"{other[0]} and {one[0]} are both " in caplog.text
+    text = exposition.render(gather(told))
+    assert len(text.splitlines()) == len(set(text.splitlines()))
+
+
+def test_words_between_dots_are_no_other_name():
+    """What only begins alike is told apart."""
+    names = {"studio.jobs", "studio.jobs.waiting", "studio.jobs.total_time", "studio.job"}
+    assert names == set(numbers(*(Told(counter(name, {}, 1)) for name in names)))
+
+
+def test_the_failures_of_those_who_gather_add_up():
+    """A source may tell what it gathered itself, as `Workers` does: the number is told once."""
+    inner = Told(*gather([Told(counter("Bad Name", {}, 1))]))
+    assert 1 == failed(inner)
+    assert 2 == failed(inner, None)
+    assert [("paintkit.telemetry.failed", 1)] == [(one.name, len(one.samples)) for one in gather([inner])]
 
 
 @pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])

@@ -12,7 +12,7 @@ from paintkit import histogram
 if TYPE_CHECKING:
     from paintkit.telemetry import HistogramSnapshot, Metric
 
-__all__ = ["CONTENT_TYPE", "Point", "points", "prometheus_name", "render"]
+__all__ = ["CONTENT_TYPE", "Point", "points", "prometheus_name", "render", "reserved", "spelt"]
 
 #: The media type of what `render` returns.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,7 +47,7 @@ def prometheus_name(metric: Metric) -> str:
         'paintkit_cache_load_time_seconds_total'
     """
     unit, total = _UNITS.get(metric.unit, ""), "total" if metric.kind == "counter" else ""
-    name = _spelt(metric.name)
+    name = spelt(metric.name)
     if total:
         name = name.removesuffix("_total")
     if unit:
@@ -55,10 +55,26 @@ def prometheus_name(metric: Metric) -> str:
     return "_".join(filter(None, [name, unit, total]))
 
 
+def reserved(metric: Metric) -> Iterator[str]:
+    """Return the names that the metric takes in Prometheus: its own, those of its lines, and that of a counter's family.
+
+    Example:
+        >>> from paintkit.telemetry import Metric
+        >>> list(reserved(Metric("studio.sales", "counter", "", "Paints sold.", ())))
+        ['studio_sales_total', 'studio_sales']
+    """
+    name = prometheus_name(metric)
+    yield name
+    if metric.kind == "counter":
+        yield name.removesuffix("_total")
+    elif metric.kind == "histogram":
+        yield from (name + suffix for suffix in ("_bucket", "_sum", "_count"))
+
+
 def points(metric: Metric) -> Iterator[Point]:
     """Return the numbers of a metric; a histogram's as counts within bounds, which add up over processes."""
     for given, value in metric.samples:
-        labels = {_spelt(label): text for label, text in given.items()}
+        labels = {spelt(label): text for label, text in given.items()}
         if isinstance(value, Mapping):
             yield from _buckets(labels, value)
         else:
@@ -102,7 +118,8 @@ def _buckets(labels: Mapping[str, str], snapshot: HistogramSnapshot) -> Iterator
     yield Point("_count", labels, snapshot["count"])
 
 
-def _spelt(name: str) -> str:
+def spelt(name: str) -> str:
+    """Return words between dots as Prometheus spells them."""
     return name.replace(".", "_")
 
 
