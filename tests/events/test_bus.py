@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -209,6 +210,29 @@ def test_cancelling_one_of_two_equal_registrations_leaves_the_other():
     first.cancel()
     bus.publish("paint.created", 1)
     assert [1] == heard
+
+
+@pytest.mark.parametrize("pattern", ["paint.created", "paint.*"])
+def test_cancelling_takes_as_long_among_many_as_among_few(pattern):
+    """Thousands may leave one after the other, in whatever order: it was twenty times as long when each looked at all."""
+
+    def took(cancelled):
+        began = time.thread_time()
+        for one in cancelled:
+            one.cancel()
+        return time.thread_time() - began
+
+    among_many, among_few = [], []
+    for _ in range(3):
+        bus = EventBus()
+        subscriptions = [bus.subscribe(pattern, str) for _ in range(4_000)]
+        bus.publish("paint.created")
+        among_many.append(took(subscriptions[:400]))
+        took(subscriptions[400:-400])
+        bus.publish("paint.created")
+        among_few.append(took(subscriptions[:-401:-1]))
+        assert {} == bus.get_stats()["handlers"] == bus._handlers
+    assert min(among_many) < 6 * min(among_few)
 
 
 def test_handlers_are_kept_alive():
@@ -571,10 +595,10 @@ def test_any_history_tells_those_who_wait_in_their_order():
 class _ForgetsPatterns(EventBus):
     """A mutant: a wildcard that comes after an exact handler is not merged into its route."""
 
-    def _replace(self, registrations, changed):
+    def _note_change(self, pattern):
         before = dict(self._handlers)
-        super()._replace(registrations, changed)
-        if "*" in changed:
+        super()._note_change(pattern)
+        if "*" in pattern:
             self._handlers.update(before)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -100,13 +101,18 @@ class EventBus:
         #: What the bus is called in logs and observations.
         self.name = _arguments.label("name", name)
         self._on_error = on_error if on_error is None else _arguments.callback("on_error", on_error)
-        # Guards the counts and every change of these three; the tuples are replaced whole and read without it.
+        # Guards the counts and every change of what follows, which is read without it.
         self._lock = threading.Lock()
-        self._registrations: tuple[Registration, ...] = ()
-        self._wildcards: tuple[Registration, ...] = ()
-        self._handlers: dict[
-            str, tuple[Handler, ...]
-        ] = {}  # by event type, of types that somebody named exactly
+        # Who is subscribed, with the numbers that tell their order: all, by the type that they named, and the rest.
+        self._registrations: dict[Registration, int] = {}
+        self._named: dict[str, dict[Registration, int]] = {}
+        self._wildcards: dict[Registration, int] = {}
+        self._numbers = itertools.count()
+        self._changes = 0
+        # Who hears a type that somebody named, and who may hear the others: made by the first event after a change, so that
+        # many changes cost no more than each of them.
+        self._handlers: dict[str, tuple[Handler, ...]] = {}
+        self._listeners: tuple[Registration, ...] | None = ()
         self._dead: deque[Registration] = deque()  # weak ones whose object is gone
         self._published = self._deferred = self._delivered = self._failed = 0
         self._transport = transport
@@ -236,7 +242,7 @@ class EventBus:
 
     def receivers(self) -> tuple[Registration, ...]:
         """Return who is subscribed at this moment, in order of registration: for transports."""
-        return self._registrations
+        return tuple(self._registrations.copy())
 
     def get_stats(self) -> EventBusStats:
         """Return the totals since the bus was made, as plain data."""
@@ -306,11 +312,18 @@ class EventBus:
         self._bury()
 
     def _forget(self, registration: Registration) -> None:
-        kept = tuple(one for one in self._registrations if one is not registration)
-        if len(kept) < len(self._registrations):
-            self._replace(kept, registration.pattern)
-            if self._transport is not None:
-                self._transport.dismiss(registration)
+        if self._registrations.pop(registration, None) is None:
+            return
+        pattern = registration.pattern
+        if "*" in pattern:
+            del self._wildcards[registration]
+        else:
+            del self._named[pattern][registration]
+            if not self._named[pattern]:
+                del self._named[pattern]
+        self._note_change(pattern)
+        if self._transport is not None:
+            self._transport.dismiss(registration)
 
     def _died(self, registration: Registration) -> None:
         """Note that a weak handler's object is gone: told by the garbage collector, maybe while this thread has the lock."""
@@ -329,29 +342,25 @@ class EventBus:
     def _add(self, registration: Registration) -> None:
         """Append a registration to the tables; what is there already is not looked at."""
         pattern = registration.pattern
-        self._registrations = (*self._registrations, registration)
+        number = self._registrations[registration] = next(self._numbers)
         if "*" in pattern:
-            self._wildcards = (*self._wildcards, registration)
-            for event_type in filter(registration.wants, self._handlers):
-                self._handlers[event_type] = (*self._handlers[event_type], registration.handler)
+            self._wildcards[registration] = number
         else:
-            self._handlers[pattern] = (*self._handlers_of(pattern), registration.handler)
+            self._named.setdefault(pattern, {})[registration] = number
+        self._note_change(pattern)
 
-    def _replace(self, registrations: tuple[Registration, ...], changed: str) -> None:
-        """Make the tables say `registrations`, which differ from before in `changed` alone."""
-        self._registrations = registrations
-        self._wildcards = tuple(one for one in registrations if "*" in one.pattern)
-        for event_type in [*self._handlers] if "*" in changed else [changed]:
-            if any(one.pattern == event_type for one in registrations):
-                self._handlers[event_type] = tuple(
-                    one.handler for one in registrations if one.wants(event_type)
-                )
-            else:
-                del self._handlers[event_type]
+    def _note_change(self, pattern: str) -> None:
+        """Let the next event look anew for those who hear it, if the pattern may concern it."""
+        self._changes += 1
+        if "*" in pattern:
+            self._handlers.clear()
+            self._listeners = None
+        else:
+            self._handlers.pop(pattern, None)
 
     def _check_published(self, event_type: str) -> None:
         try:
-            if event_type in self._handlers:
+            if event_type in self._named:
                 return  # it was checked when somebody subscribed to it
         except TypeError:  # not even hashable
             pass
@@ -410,9 +419,39 @@ class EventBus:
 
     def _handlers_of(self, event_type: str) -> tuple[Handler, ...]:
         handlers = self._handlers.get(event_type)
-        if handlers is None:
-            return tuple(one.handler for one in self._wildcards if one.wants(event_type))
+        if handlers is not None:
+            return handlers
+        if event_type in self._named:
+            return self._find_handlers(event_type)
+        listeners = self._listeners
+        if listeners is None:
+            listeners = self._find_listeners()
+        # Not kept: there is no end of types that nobody named.
+        return tuple(one.handler for one in listeners if one.wants(event_type))
+
+    def _find_handlers(self, event_type: str) -> tuple[Handler, ...]:
+        """Look who hears events of a type that somebody named, and keep it."""
+        while True:
+            changes = self._changes
+            found = self._named.get(event_type, {}).copy()  # in one step, whatever other threads do
+            wildcards = self._wildcards.copy()
+            if changes == self._changes:  # so both are of one moment
+                break
+        found |= {one: number for one, number in wildcards.items() if one.wants(event_type)}
+        handlers = tuple([one.handler for one in sorted(found, key=found.__getitem__)])
+        with self._lock:
+            if changes == self._changes and event_type in self._named:
+                self._handlers[event_type] = handlers
         return handlers
+
+    def _find_listeners(self) -> tuple[Registration, ...]:
+        """Look who hears more than one type, and keep it."""
+        changes = self._changes
+        listeners = tuple(self._wildcards.copy())
+        with self._lock:
+            if changes == self._changes:
+                self._listeners = listeners
+        return listeners
 
     def _settle(self, failure: HandlerFailure | None) -> None:
         """An attempt by the transport is over."""
