@@ -1,10 +1,22 @@
 """The laws of arguments that hold for all primitives: similar mistakes are told alike."""
 
+import inspect
 import math
 
 import pytest
 
-from paintkit import CacheManager, circuit_breaker, retry
+from paintkit import (
+    CacheManager,
+    ErrorRecoveryManager,
+    bulkhead,
+    circuit_breaker,
+    deadline,
+    fallback,
+    hedge,
+    rate_limit,
+    retry,
+    timeout,
+)
 from paintkit.sqlalchemy import DatabaseConnectionManager, FromCache, Outbox, PoolConfig, QueryCache
 from paintkit.testing import FakeLevel
 
@@ -55,3 +67,51 @@ def test_what_else_is_not_finite_is_no_wish_for_no_end(value):
     """It is a mistake."""
     with pytest.raises(ValueError, match=r"must be finite, not -?(nan|inf)$"):
         CacheManager(timeout=value)
+
+
+recovery = ErrorRecoveryManager()
+
+#: What makes decorators, and what its error tells to write instead of `@retry` and so on.
+MAKERS = [
+    (retry, "`on`", "@retry(on=...)"),
+    (circuit_breaker, "parentheses", "@circuit_breaker()"),
+    (timeout, "`seconds`", "@timeout(2.0)"),
+    (deadline, "`seconds`", "@deadline(2.0)"),
+    (bulkhead, "`limit`", "@bulkhead(8)"),
+    (rate_limit, "`rate`", "@rate_limit(50, per=1.0)"),
+    (hedge, "`idempotent`", "@hedge(idempotent=True)"),
+    (fallback, "`on`", "@fallback(value, on=...)"),
+    (recovery.with_retry, "parentheses", "@recovery.with_retry()"),
+    (recovery.circuit_breaker, "parentheses", "@recovery.circuit_breaker()"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "needs", "instead"), MAKERS, ids=[f"{one[0].__module__}.{one[0].__name__}" for one in MAKERS]
+)
+def test_a_decorator_that_is_used_bare_tells_what_to_write(make, needs, instead, colour):
+    """`@retry` alone is a `TypeError` that names what is missing, on whatever it stands."""
+    function = colour.function(lambda: 1)
+    for decorated in (function, classmethod(function), staticmethod(function)):
+        with pytest.raises(TypeError) as caught:
+            make(decorated)
+        message = str(caught.value)
+        assert message.startswith(f"{instead.partition('(')[0]} needs {needs}")
+        assert message.endswith(f": write {instead}")
+
+
+def test_what_is_missing_is_told_by_python():
+    """Without anything to decorate there is no doubt; and signatures say what is required."""
+    for make, name in ((retry, "on"), (hedge, "idempotent"), (fallback, "on"), (bulkhead, "limit")):
+        with pytest.raises(TypeError, match=rf"{make.__name__}\(\) missing 1 required .* argument: '{name}'"):
+            make()
+        assert inspect.signature(make).parameters[name].default is inspect.Parameter.empty
+
+
+def test_a_function_may_be_what_is_fallen_back_to(colour):
+    """It says on what: so it was not used bare."""
+
+    def fail():
+        raise OSError("away")
+
+    assert str is colour.call(fallback(str, on=OSError)(colour.function(fail)))

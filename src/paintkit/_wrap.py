@@ -44,6 +44,7 @@ __all__ = [
     "call_of",
     "colour_of",
     "name_of",
+    "never_bare",
     "remembered",
     "wrap",
 ]
@@ -220,6 +221,33 @@ def remembered(make: Callable[P, PolicyT]) -> Callable[P, PolicyT]:
         return policy
 
     return factory
+
+
+def never_bare(
+    needs: str, instead: str, *, method: bool = False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let what makes decorators refuse a function in the place of its options: it was used as a decorator itself.
+
+    Args:
+        needs: What has to be said first.
+        instead: How to write it.
+        method: Whether it is a method.
+    """
+
+    def decorator(make: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(make)
+        def maker(*args: P.args, **kwargs: P.kwargs) -> R:
+            if len(args) == 1 + method and not kwargs and _can_be_decorated(args[-1]):
+                raise TypeError(f"{instead.partition('(')[0]} needs {needs}: write {instead}")
+            return make(*args, **kwargs)
+
+        return maker
+
+    return decorator
+
+
+def _can_be_decorated(value: object) -> bool:
+    return callable(value) or isinstance(value, classmethod)
 
 
 def _call(fn: AnyCallable, /, *args: Any, **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from paintkit import _arguments, backoff
 from paintkit._locks import new_lock
 from paintkit._words import counted
-from paintkit._wrap import Policy, name_of
+from paintkit._wrap import Policy, name_of, never_bare
 from paintkit.policies._circuit_breaker import CircuitBreaker, circuit_breaker
 from paintkit.policies._retry import Retry, retry
 
@@ -66,6 +66,7 @@ class ErrorRecoveryManager:
         """How many retries each policy has made so far, by name."""
         return {name: policy.retries for name, policy in self.retries.items()}
 
+    @never_bare("parentheses, even without options", "@recovery.with_retry()", method=True)
     def with_retry(
         self,
         max_retries: int = 3,
@@ -98,6 +99,7 @@ class ErrorRecoveryManager:
         options = {"max_retries": max_retries, "backoff_base": base, "exceptions": exceptions}
         return self._retries.decorator(name, options, make)
 
+    @never_bare("parentheses, even without options", "@recovery.circuit_breaker()", method=True)
     def circuit_breaker(
         self,
         failure_threshold: int = 5,

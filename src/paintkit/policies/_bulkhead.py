@@ -10,7 +10,7 @@ from paintkit._locks import new_lock
 from paintkit._runtime import ASYNCIO, BLOCKING, Handover, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
 from paintkit._words import counted
-from paintkit._wrap import Cost, Policy, Templates, remembered
+from paintkit._wrap import Cost, Policy, Templates, never_bare, remembered
 from paintkit.errors import BulkheadFullError, DeadlineExceededError
 from paintkit.machines.permits import Permits
 
@@ -259,6 +259,7 @@ class Hold:
         self._entered = True
 
 
+@never_bare("`limit`, the calls that may run at once", "@bulkhead(8)")
 @remembered
 def bulkhead(
     limit: int,

@@ -11,7 +11,7 @@ from paintkit._locks import new_lock
 from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, drive
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Policy, Templates, remembered
+from paintkit._wrap import Policy, Templates, never_bare, remembered
 from paintkit.errors import CircuitOpenError, RejectedError
 from paintkit.machines.breaker import (
     Breaker,
@@ -507,6 +507,7 @@ def _has_gil() -> bool:
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
+@never_bare("parentheses, even without options", "@circuit_breaker()")
 @remembered
 def circuit_breaker(
     name: str = _UNNAMED,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from paintkit import _arguments, ambient, clock, observations
 from paintkit._locks import new_lock
-from paintkit._wrap import Cost, Policy, Templates
+from paintkit._wrap import Cost, Policy, Templates, never_bare
 from paintkit.errors import DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Deadline(Policy):
         return DeadlineExceededError(how)
 
 
+@never_bare("`seconds`, the time for everything inside", "@deadline(2.0)")
 def deadline(seconds: Seconds) -> Deadline:
     """Return a deadline: everything inside sees the same remaining time.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from paintkit import _arguments, observations
 from paintkit._locks import new_lock
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
-from paintkit._wrap import Policy, Templates, colour_of, name_of, wrap
+from paintkit._wrap import Policy, Templates, colour_of, name_of, never_bare, wrap
 
 if TYPE_CHECKING:
     import functools
@@ -149,6 +149,7 @@ def fallback(
 def fallback(
     *, handler: Callable[[Exception], D], on: ErrorMatch, name: str | None = None
 ) -> Fallback[D]: ...
+@never_bare("`on`, the errors after which it answers with a value", "@fallback(value, on=...)")
 def fallback(
     value: Any = _MISSING,
     *,

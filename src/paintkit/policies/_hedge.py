@@ -13,7 +13,7 @@ from paintkit import _arguments, ambient, clock, observations
 from paintkit._locks import new_lock
 from paintkit._race import AsyncioRace, Race, ThreadRace
 from paintkit._runtime import Failure, Outcome, Success, drive
-from paintkit._wrap import Cost, Policy, Templates, name_of
+from paintkit._wrap import Cost, Policy, Templates, name_of, never_bare
 from paintkit.errors import DeadlineExceededError
 from paintkit.machines.hedging import HedgePlan, Quantile
 
@@ -156,6 +156,7 @@ class Hedge(Policy):
                 self._delay.note(duration)
 
 
+@never_bare("`idempotent`, your word that a second call does no harm", "@hedge(idempotent=True)")
 def hedge(
     delay: Seconds | str = "p95",
     *,

@@ -11,7 +11,7 @@ from paintkit import _arguments, ambient, clock, observations
 from paintkit._locks import new_lock
 from paintkit._runtime import ASYNCIO, BLOCKING, Runtime, drive, settle
 from paintkit._streams import aopen_stream, async_generator_within, generator_within
-from paintkit._wrap import Cost, Policy, Templates, call_of, remembered
+from paintkit._wrap import Cost, Policy, Templates, call_of, never_bare, remembered
 from paintkit.errors import RateLimitedError
 from paintkit.machines.token_bucket import TokenBucket
 
@@ -328,6 +328,7 @@ class _Buckets:
         return f"{self._rate:g} per {self._per:g} s, burst {self.burst:g}"
 
 
+@never_bare("`rate`, the calls that may start in a time", "@rate_limit(50, per=1.0)")
 @remembered
 def rate_limit(
     rate: float,

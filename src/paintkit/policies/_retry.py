@@ -13,7 +13,7 @@ from paintkit._record import Record
 from paintkit._runtime import ASYNCIO, BLOCKING, Failure, Outcome, Runtime, Success, drive
 from paintkit._streams import ASYNC_DELEGATION, AsyncStream, Stream, aopen_stream, open_stream, resume
 from paintkit._words import counted
-from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, remembered
+from paintkit._wrap import Cost, Policy, Templates, call_of, name_of, never_bare, remembered
 from paintkit.errors import CircuitOpenError, DeadlineExceededError
 
 if TYPE_CHECKING:
@@ -473,6 +473,7 @@ class Attempt:
             self._previous.unwrap()
 
 
+@never_bare("`on`, the errors that are worth another attempt", "@retry(on=...)")
 @remembered
 def retry(
     *,

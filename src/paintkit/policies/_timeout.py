@@ -19,7 +19,7 @@ from paintkit._streams import (
     resume,
 )
 from paintkit._words import counted
-from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, name_of, wrap
+from paintkit._wrap import Colour, Cost, Policy, Templates, colour_of, name_of, never_bare, wrap
 from paintkit.errors import CallTimeoutError, DeadlineExceededError, RejectedError
 
 if TYPE_CHECKING:
@@ -249,6 +249,7 @@ class _Work:
             self._finished()
 
 
+@never_bare("`seconds`, the time that a call may take", "@timeout(2.0)")
 def timeout(
     seconds: Seconds,
     *,
