@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from weakref import WeakSet
 
 __all__ = ["GLANCE", "WORKERS", "Patience", "Timeline", "Waiter", "at_work"]
 
@@ -73,7 +74,7 @@ class Timeline:
         # Guards `now` and the waiters against each other; notified when a thread begins to wait.
         self._changed = threading.Condition()
         self._waiters: list[Waiter] = []
-        self._acquaintances: set[int | None] = set()
+        self._acquaintances: WeakSet[threading.Thread] = WeakSet()
 
     def after(self, seconds: float) -> float:
         """Return the instant in so many seconds: later than now, even by less than a float can tell."""
@@ -117,7 +118,7 @@ class Timeline:
         queue.append(waiter)
         with self._changed:
             self._waiters.append(waiter)
-            self._acquaintances.add(threading.get_ident())
+            self._acquaintances.add(threading.current_thread())
             self._changed.notify_all()
         held = inner._release_save()
         try:
@@ -132,7 +133,7 @@ class Timeline:
     def has_met(self, thread: threading.Thread) -> bool:
         """Whether a thread has ever waited here; another one may idle in real time since before."""
         with self._changed:
-            return thread.ident in self._acquaintances
+            return thread in self._acquaintances
 
     def resting(self) -> set[int]:
         """Return the threads that wait and have not been woken."""
