@@ -262,7 +262,8 @@ class Worker(Patient):
     def _work(self, receiver: Receiver, taken: list[Delivery]) -> None:
         begun = clock.now()
         for delivery in taken:
-            if self._stop.is_set():
+            # Whoever has left since the round began leaves this to other processes.
+            if self._stop.is_set() or receiver not in self._house.receivers("work"):
                 self._store.again(self._seat(receiver), delivery, 0.0, tried=False)
                 continue
             if clock.now() - begun > self._house.lease / 4 and not self._renew(receiver, delivery):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["TransportContract"]
 
 # Real seconds that a transport may take for what takes none.
-_PATIENCE = 15.0
+_PATIENCE = 30.0
 
 
 class TransportContract:
