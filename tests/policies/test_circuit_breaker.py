@@ -1116,7 +1116,7 @@ class TestArguments:
 
     def test_a_forgotten_call_is_told(self):
         """`@circuit_breaker` without parentheses is not taken for a name."""
-        with pytest.raises(TypeError, match="name"):
+        with pytest.raises(TypeError, match="needs parentheses"):
             circuit_breaker(lambda: None)
 
     def test_options_are_keyword_only(self):
