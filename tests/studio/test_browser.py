@@ -13,7 +13,10 @@ from studio.catalogue.generator import generate
 from tests.studio.house import NAME, PASSWORD, House
 
 # Milliseconds; the browser draws, loads and focuses when it gets to it, which may be after the page's load.
-PATIENCE = 30_000
+PATIENCE = 90_000
+
+# Each opens many pages, which takes a minute or two where much else runs.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -42,6 +45,7 @@ def url(house: House) -> Iterator[str]:
 def opened(browser: Browser, url: str, **options) -> tuple[Page, list[str]]:
     """A page, and what the browser complains about from now on."""
     page, complaints = browser.new_page(base_url=url, **options), []
+    page.set_default_timeout(PATIENCE)
     page.on(
         "console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None
     )
