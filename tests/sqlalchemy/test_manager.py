@@ -301,9 +301,9 @@ def test_check_reads_the_workers_from_the_environment(
 ) -> None:
     """Without `workers` the environment's WEB_CONCURRENCY counts; nonsense in it does not."""
     db = DatabaseConnectionManager(shared_postgres)
-    for value, workers in (("2", 2), ("many", 1), ("0", 1)):
+    for value, workers in (("2", "2 workers"), ("many", "1 worker"), ("0", "1 worker")):
         monkeypatch.setenv("WEB_CONCURRENCY", value)
-        assert f"× {workers} workers" in next(one for one in db.check() if one.topic == "pool size").message
+        assert f" × {workers} × " in next(one for one in db.check() if one.topic == "pool size").message
     for wrong in (0, 1.5, True):
         with pytest.raises((TypeError, ValueError), match="workers"):
             db.check(workers=wrong)
