@@ -262,6 +262,13 @@ def test_a_result_that_chooses_nonsense_is_an_error(cache, colour, chosen, kind)
     assert (0, 1) == (cache.get_stats()["entries"], cache.get_stats()["load_errors"])
 
 
+def test_a_result_that_chooses_infinity_is_told_of_none(cache, colour):
+    """`None` is what never expires."""
+    load = cache.cache_result(timeout=lambda _value: float("inf"))(colour.function(lambda: 1))
+    with pytest.raises(ValueError, match="pass None, which never expires"):
+        colour.call(load)
+
+
 @pytest.fixture
 def seeded(monkeypatch):
     """Chance that repeats itself."""

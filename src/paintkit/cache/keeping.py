@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from paintkit.cache.entries import SharedEntry
     from paintkit.typing import Predicate
 
-__all__ = ["ABSENT", "Confirmed", "Found", "Keeping", "KeptError", "Verdict"]
+__all__ = ["ABSENT", "NEVER_EXPIRES", "Confirmed", "Found", "Keeping", "KeptError", "Verdict"]
+
+#: What `None` does as a time to live.
+NEVER_EXPIRES: Final = "never expires"
 
 
 class _Absence(enum.Enum):
@@ -162,9 +165,9 @@ class Keeping(Record):
 def _chosen(timeout: object) -> float | None:
     """Return the timeout that the user's function chose for a value, checked."""
     chosen = _arguments.settled("timeout", timeout)
-    if chosen is None:
-        return None
-    return _arguments.seconds("what timeout returns", chosen, zero=True, most=math.inf)
+    return _arguments.seconds_or_none(
+        "what timeout returns", chosen, none=NEVER_EXPIRES, zero=True, most=math.inf
+    )
 
 
 def _draw() -> float:

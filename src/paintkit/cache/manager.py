@@ -14,13 +14,12 @@ from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
 from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Caching, Extras, extras_of
 from paintkit.cache.invalidation import Everything, Labelled, Matching, OfFunction, Target
-from paintkit.cache.keeping import Keeping
+from paintkit.cache.keeping import NEVER_EXPIRES, Keeping
 from paintkit.cache.loading import Options
 from paintkit.cache.memo import Memo
 from paintkit.cache.memory import MemoryLevel
 from paintkit.cache.options import (
     ERROR_TIMEOUT,
-    NEVER_EXPIRES,
     but_absent,
     coherent,
     ignored,

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from paintkit import _arguments
-from paintkit.cache.keeping import ABSENT
+from paintkit.cache.keeping import ABSENT, NEVER_EXPIRES
 from paintkit.cache.loading import checked_tags
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ERROR_TIMEOUT",
-    "NEVER_EXPIRES",
     "but_absent",
     "coherent",
     "ignored",
@@ -25,9 +24,6 @@ __all__ = [
     "time_to_live",
     "variables",
 ]
-
-#: What `None` does as a time to live.
-NEVER_EXPIRES: Final = "never expires"
 
 #: For how many seconds an error is kept, unless told otherwise.
 ERROR_TIMEOUT: Final = 10.0
