@@ -88,6 +88,15 @@ def test_without_jitter_a_life_is_exact() -> None:
     assert (math.inf, math.inf, math.inf, None) == spans(for_ever)
 
 
+@pytest.mark.parametrize(
+    ("ends", "plain"),
+    [((5.0, 5.0, 5.0), True), ((4.0, 5.0, 5.0), False), ((5.0, 5.0, 6.0), False), ((4.0, 5.0, 6.0), False)],
+)
+def test_a_life_is_plain_if_all_its_ends_are_one(ends: tuple[float, float, float], plain: bool) -> None:
+    """Then one instant tells it all."""
+    assert plain is Life(*ends, 6.0).plain
+
+
 def test_chance_has_its_part_in_the_shortest_life() -> None:
     """A fraction of a second is shortened, and renewed early, as a day is; what was over before it came stays so."""
     assert 0.25 == Freshness(jitter=1.0).plan(0.5, 1.0, lambda: 0.5).expires
