@@ -42,6 +42,7 @@ __all__ = [
     "Templates",
     "binder",
     "call_of",
+    "can_be_decorated",
     "colour_of",
     "name_of",
     "never_bare",
@@ -237,7 +238,7 @@ def never_bare(
     def decorator(make: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(make)
         def maker(*args: P.args, **kwargs: P.kwargs) -> R:
-            if len(args) == 1 + method and not kwargs and _can_be_decorated(args[-1]):
+            if len(args) == 1 + method and not kwargs and can_be_decorated(args[-1]):
                 raise TypeError(f"{instead.partition('(')[0]} needs {needs}: write {instead}")
             return make(*args, **kwargs)
 
@@ -246,7 +247,8 @@ def never_bare(
     return decorator
 
 
-def _can_be_decorated(value: object) -> bool:
+def can_be_decorated(value: object) -> bool:
+    """Whether a decorator got this because it was used bare; what of it cannot be protected is refused by whoever decorates."""
     return callable(value) or isinstance(value, classmethod)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 from paintkit import _arguments
 from paintkit._runtime import drive
 from paintkit._words import counted
+from paintkit._wrap import can_be_decorated
 from paintkit.cache.cached import cached
 from paintkit.cache.copies import copier
 from paintkit.cache.extras import AsyncCached, AsyncExtras, Cached, Caching, Extras, extras_of
@@ -255,7 +256,7 @@ class CacheManager:
                 exact key, or the result cannot be cached (a mapped SQLAlchemy object, an iterator, an awaitable).
             ValueError: An argument is out of range, a tag is empty, or options exclude each other.
         """
-        bare = _is_function(fn)
+        bare = can_be_decorated(fn)
         if fn is not _ABSENT and not bare:  # `cache_result(timeout, key_func)`, all by position
             if timeout is not _ABSENT and key_func is not None:
                 raise TypeError(
@@ -364,7 +365,7 @@ class CacheManager:
             >>> prices.peek("red") is None
             True
         """
-        bare = _is_function(fn)
+        bare = can_be_decorated(fn)
         if fn is not _ABSENT and not bare:
             raise TypeError(f"cache_many takes its options by name, such as timeout=60, not {fn!r}")
         chosen = self._timeout if timeout is _ABSENT else time_to_live(timeout)
@@ -557,11 +558,6 @@ class CacheManager:
         if callable(what):
             return OfFunction(self.of(what).section)
         return Labelled(_arguments.label("the key or tag", what))
-
-
-def _is_function(value: object) -> bool:
-    """Whether a decorator was used bare; what of that cannot be decorated is refused by whoever decorates."""
-    return callable(value) or isinstance(value, classmethod)
 
 
 def _oracle(policy: object, maxsize: int) -> Oracle:
